@@ -1,0 +1,361 @@
+"""The configuration of a search: read from YAML, checked as a whole, then trusted everywhere.
+
+All mistakes of a file are reported at once, each with its place in the file, what was expected and what came.
+YAML is read by its 1.2 rules: `1e-5` is a number and `no` is a word.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+import json
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+
+from hpsearch.errors import ConfigError
+from hpsearch.space import Choices, Dimension, FloatRange, IntRange, Scalar, bounds
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+
+    from pydantic_core import ErrorDetails
+
+PACKAGE_FOLDER = Path(__file__).resolve().parent
+PACKAGE_SCHEME = "hpsearch:"
+"""Prefix of paths that lie inside this package, such as `hpsearch:quickstart/encoder`."""
+
+_CONFIG_FOLDERS = (PACKAGE_FOLDER / "configs", PACKAGE_FOLDER.parent / "configs")  # wheel, then checkout
+_DIMENSION_TYPES = ("float", "int", "categorical")
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", strict=True, allow_inf_nan=False)
+
+
+class ModelConfig(_Section):
+    """Which encoder is fine-tuned."""
+
+    name: str = Field(min_length=1)
+    """A folder with safetensors weights, or a model id of the Hugging Face Hub."""
+    revision: str | None = None
+    """Branch, tag or commit on the Hub."""
+    pretrained: bool = True
+    """False starts from random weights of the same shape: for speed and memory measurements."""
+    max_length: int | None = Field(default=None, ge=4)
+    """Longest input in tokens; longer texts are cut. None: the model's own limit."""
+
+
+class DataConfig(_Section):
+    """Where the labelled texts come from and how they are split."""
+
+    train: str = Field(min_length=1)
+    """A csv, tsv, txt, json, jsonl or parquet file, or a dataset id of the Hub (then give `revision`)."""
+    revision: str | None = None
+    """Branch, tag or commit of a Hub dataset."""
+    validation: str | None = None
+    """A file, or a split's name of a Hub dataset. None: the shuffled training rows that follow the sample."""
+    test: str | None = None
+    """As `validation`. None: the Hub dataset's split `test`, or the rows that follow the validation rows."""
+    text_column: str = "text"
+    label_column: str = "label"
+    labels: dict[str, str] | None = None
+    """Value in the file -> name, in the order of the class ids. None: the values seen in training, sorted."""
+    quoting: Literal["auto", "standard", "none"] = "auto"
+    """How csv, tsv and txt files use double quotes. `auto` refuses a file in which both readings are possible."""
+    train_rows: int | None = Field(default=None, ge=2)
+    validation_rows: int | None = Field(default=None, ge=1)
+    test_rows: int | None = Field(default=None, ge=1)
+    shuffle_seed: int = Field(default=42, ge=0)
+    keep_overlaps: bool = False
+    """Keep training rows whose text also stands in validation or test."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _label_values_are_text(cls, values: Any) -> Any:
+        # 0 and "0" are the same value in a csv file, so the mapping is keyed by text.
+        if isinstance(values, dict) and isinstance(values.get("labels"), dict):
+            labels = {str(value): name for value, name in values["labels"].items()}
+            return {**values, "labels": labels}
+        return values
+
+    @model_validator(mode="after")
+    def _check(self) -> DataConfig:
+        if self.labels is not None:
+            if len(self.labels) < 2:
+                raise ValueError(f"expected at least two labels, got {list(self.labels)}")
+            if len(set(self.labels.values())) < len(self.labels):
+                raise ValueError(f"expected a name of its own for each label, got {list(self.labels.values())}")
+        if self.text_column == self.label_column:
+            raise ValueError(f"expected two different columns for text and label, got {self.text_column!r} for both")
+        return self
+
+
+Rate = Annotated[float, Field(ge=0, lt=1)]
+
+
+class Hyperparameters(_Section):
+    """The settings of one training; the defaults are those of the tutorial that hpsearch compares against.
+
+    Names are those of `transformers.TrainingArguments`, and of the model config for the dropouts.
+    """
+
+    learning_rate: float = Field(default=5e-5, gt=0, lt=1)
+    num_train_epochs: int | float = Field(default=10, gt=0)
+    per_device_train_batch_size: int = Field(default=32, ge=1)
+    gradient_accumulation_steps: int = Field(default=1, ge=1)
+    warmup_steps: float = Field(default=0.0, ge=0)
+    """Below 1 a share of all optimizer steps, else a number of steps."""
+    weight_decay: Rate = 0.0
+    max_grad_norm: float = Field(default=1.0, gt=0)
+    label_smoothing_factor: Rate = 0.0
+    lr_scheduler_type: Literal["linear", "cosine", "constant", "constant_with_warmup", "polynomial"] = "linear"
+    adam_beta1: Rate = 0.9
+    adam_beta2: Rate = 0.999
+    adam_epsilon: float = Field(default=1e-8, gt=0)
+    hidden_dropout_prob: Rate | None = None
+    attention_probs_dropout_prob: Rate | None = None
+    classifier_dropout: Rate | None = None
+    dropout: Rate | None = None
+    attention_dropout: Rate | None = None
+    seq_classif_dropout: Rate | None = None
+
+    def replace(self, values: dict[str, Scalar]) -> Hyperparameters:
+        """Return these settings with some values replaced, checked again."""
+        return Hyperparameters.model_validate({**self.model_dump(), **values})
+
+    def dropouts(self) -> dict[str, float]:
+        """Return the dropouts that are set, by their name in the model config."""
+        return {name: value for name in DROPOUTS if (value := getattr(self, name)) is not None}
+
+    def training_arguments(self) -> dict[str, Scalar]:
+        """Return the values that go to `TrainingArguments`, by field name."""
+        return {name: value for name, value in self.model_dump().items() if name not in DROPOUTS}
+
+
+DROPOUTS = (
+    "hidden_dropout_prob",
+    "attention_probs_dropout_prob",
+    "classifier_dropout",
+    "dropout",
+    "attention_dropout",
+    "seq_classif_dropout",
+)
+"""Dropouts by the names that BERT's and DistilBERT's families give them in their model config."""
+
+
+class SearchConfig(_Section):
+    """How the space is searched."""
+
+    trials: int = Field(default=20, ge=1)
+    """Finished trials (complete and pruned) the study shall come to, over all restarts."""
+    evaluations: int = Field(default=8, ge=1)
+    """Evaluations per trial, at equal fractions of the trial's own schedule."""
+    sampler: Literal["tpe", "random", "gp"] = "tpe"
+    pruner: Literal["median", "successive-halving", "hyperband", "none"] = "median"
+    seed: int = Field(default=42, ge=0, lt=2**32)
+    """Seeds the sampler and every training of the search; it is never tuned."""
+    keep_checkpoints: int = Field(default=3, ge=1)
+    max_failures: int = Field(default=3, ge=1)
+    """The search stops when this many trials in a row have failed."""
+
+
+class Config(_Section):
+    """Everything a search is determined by."""
+
+    study: str = Field(default="study", min_length=1)
+    """The study's name unless the command line gives one; a file's own name where it is left out."""
+    metric: Literal["f1", "accuracy", "mcc"] = "f1"
+    """What is maximised on the validation rows; F1 is binary for two classes and macro for more."""
+    model: ModelConfig
+    data: DataConfig
+    defaults: Hyperparameters = Hyperparameters()
+    """The settings of trial 0, and of every trial for what the space does not draw."""
+    space: dict[str, Dimension] = Field(min_length=1)
+    search: SearchConfig = SearchConfig()
+
+    @model_validator(mode="after")
+    def _check_space(self) -> Config:
+        problems = [problem for name in self.space for problem in self._problems_of(name)]
+        if problems:
+            raise ValueError("\n".join(problems))
+        return self
+
+    def _problems_of(self, name: str) -> Iterable[str]:
+        if name not in Hyperparameters.model_fields:
+            hint = _did_you_mean(name, Hyperparameters.model_fields)
+            yield f"space.{name}: expected a hyperparameter's name, got {name!r}{hint}"
+            return
+        dimension = self.space[name]
+        for value in bounds(dimension):
+            try:
+                Hyperparameters.model_validate({name: value})
+            except ValidationError as error:
+                yield f"space.{name}: {_expected(error.errors()[0])}, got {value!r}"
+        default = getattr(self.defaults, name)
+        if default is None:
+            yield f"space.{name}: expected a value for trial 0 in defaults.{name}, got none; add it"
+        elif default not in dimension:
+            yield (
+                f"space.{name}: expected to hold trial 0's value, got defaults.{name} = {default!r} outside it; "
+                f"widen the space or change the default"
+            )
+
+    def digest(self) -> str:
+        """Return a short hash of the whole configuration."""
+        return digest(self.model_dump(mode="json"))
+
+
+def digest(value: Any) -> str:
+    """Return the first 16 hex digits of the SHA-256 of a JSON value, whatever the order of its keys."""
+    text = json.dumps(value, sort_keys=True, ensure_ascii=False, separators=(",", ":"))
+    return hashlib.sha256(text.encode()).hexdigest()[:16]
+
+
+def shipped_configs() -> dict[str, Path]:
+    """Return the configurations that come with hpsearch, by name."""
+    folder = next((folder for folder in _CONFIG_FOLDERS if folder.is_dir()), None)
+    return {path.stem: path for path in sorted(folder.glob("*.yaml"))} if folder else {}
+
+
+def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
+    """Read a configuration and apply `KEY=VALUE` overrides to it.
+
+    Args:
+        name_or_path: The name of a shipped configuration, or the path of a YAML file.
+        overrides: Such as `space.learning_rate.high=1e-4`; the value is read as YAML.
+
+    Raises:
+        ConfigError: If the file cannot be read, or with every mistake in it.
+    """
+    path = _find_config(name_or_path)
+    try:
+        text = path.read_text(encoding="utf-8-sig")
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: expected a YAML file in UTF-8, got: {_one_line(error)}") from error
+    tree = _parse_yaml(text, where=str(path))
+    if not isinstance(tree, dict):
+        raise ConfigError(f"{path}: expected keys such as `model:` and `data:`, got {_shorten(tree)}")
+    tree.setdefault("study", path.stem)
+    return build_config(tree, overrides, where=str(path))
+
+
+def build_config(tree: dict[str, Any], overrides: Sequence[str] = (), *, where: str) -> Config:
+    """Check a configuration given as nested dicts, after applying `KEY=VALUE` overrides.
+
+    Args:
+        tree: The keys of a configuration file.
+        overrides: As in `load_config`.
+        where: What messages call the source.
+
+    Raises:
+        ConfigError: With every mistake, one a line.
+    """
+    for override in overrides:
+        tree = _override(tree, override)
+    try:
+        return Config.model_validate(tree)
+    except ValidationError as error:
+        problems = [line for detail in error.errors() for line in _describe(detail)]
+        raise ConfigError("\n".join(f"{where}: {problem}" for problem in problems)) from error
+
+
+def resolve_path(path: str) -> Path:
+    """Return the absolute path that a configuration means: inside the package, or from the working directory."""
+    if path.startswith(PACKAGE_SCHEME):
+        return PACKAGE_FOLDER / path.removeprefix(PACKAGE_SCHEME)
+    return Path(path).expanduser().absolute()
+
+
+def _find_config(name_or_path: str) -> Path:
+    path = Path(name_or_path)
+    shipped = shipped_configs()
+    if name_or_path in shipped and not path.is_file():
+        return shipped[name_or_path]
+    if path.is_file():
+        return path
+    hint = _did_you_mean(name_or_path, shipped)
+    raise ConfigError(
+        f"config {name_or_path!r}: expected a YAML file or one of {', '.join(shipped)}; there is no such file{hint}"
+    )
+
+
+def _parse_yaml(text: str, *, where: str) -> Any:
+    from ruamel.yaml import YAML
+    from ruamel.yaml.error import YAMLError
+
+    try:
+        return YAML(typ="safe", pure=True).load(text)
+    except (YAMLError, ValueError, RecursionError) as error:
+        mark = getattr(error, "problem_mark", None)
+        place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        problem = getattr(error, "problem", None) or _one_line(error)
+        raise ConfigError(f"{where}{place}: expected YAML, got: {problem}") from error
+
+
+def _override(tree: dict[str, Any], override: str) -> dict[str, Any]:
+    key, equals, text = override.partition("=")
+    names = key.split(".")
+    if not equals or not all(names):
+        raise ConfigError(f"--set {override}: expected KEY=VALUE with a dotted key, such as search.seed=7")
+    value = _parse_yaml(text, where=f"--set {override}")
+
+    def replaced(branch: Any, rest: list[str]) -> dict[str, Any]:
+        if branch is not None and not isinstance(branch, dict):
+            raise ConfigError(f"--set {override}: expected a key with parts, got the plain value {_shorten(branch)}")
+        branch = dict(branch or {})
+        branch[rest[0]] = replaced(branch.get(rest[0]), rest[1:]) if len(rest) > 1 else value
+        return branch
+
+    return replaced(tree, names)
+
+
+def _describe(detail: ErrorDetails) -> list[str]:
+    """Return what is wrong as lines of `place: expected …, got …`."""
+    location = [str(part) for part in detail["loc"]]
+    if len(location) > 2 and location[0] == "space" and location[2] in _DIMENSION_TYPES:
+        del location[2]  # pydantic adds the tag of the union
+    place = ".".join(part for part in location if part not in ("int", "float") or part == location[-2:-1])
+    if detail["type"] == "value_error":
+        lines = str(detail["ctx"]["error"]).split("\n")
+        return [f"{place}: {line}" if place else line for line in lines]
+    if detail["type"] == "extra_forbidden":
+        return [f"{place}: expected a known key, got {location[-1]!r}{_did_you_mean(location[-1], _siblings(location))}"]
+    if detail["type"] == "missing":
+        return [f"{place}: expected a value, got none"]
+    return [f"{place}: {_expected(detail)}, got {_shorten(detail['input'])}"]
+
+
+def _expected(detail: ErrorDetails) -> str:
+    if detail["type"] in ("union_tag_not_found", "union_tag_invalid"):
+        return "expected `type: float`, `type: int` or `type: categorical`"
+    return detail["msg"].replace("Input should be", "expected", 1)
+
+
+def _siblings(location: list[str]) -> Iterable[str]:
+    """Return the keys that are known at the place of the last one of `location`."""
+    if location[0] == "space" and len(location) > 1:
+        models = (FloatRange, IntRange, Choices)
+        return {name for model in models for name in model.model_fields}
+    model: type[BaseModel] = Config
+    for name in location[:-1]:
+        field = model.model_fields.get(name)
+        if field is None or not (isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)):
+            return ()
+        model = field.annotation
+    return model.model_fields
+
+
+def _did_you_mean(name: str, known: Iterable[str]) -> str:
+    matches = difflib.get_close_matches(name, list(known), n=1)
+    return f"; did you mean {matches[0]!r}?" if matches else ""
+
+
+def _shorten(value: Any, limit: int = 80) -> str:
+    text = repr(value)
+    return text if len(text) <= limit else text[: limit - 3] + "..."
+
+
+def _one_line(error: Exception) -> str:
+    return " ".join(str(error).split())

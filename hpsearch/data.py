@@ -1,0 +1,484 @@
+"""Labelled texts: read, checked, sampled and split.
+
+The sampling is the tutorial's: `datasets` shuffles with `numpy.random.default_rng(seed).permutation(n)`, and the first
+rows are taken. Validation rows are the next rows of the same permutation, so that no trial was trained on them. The test
+split is sealed: a search reads its texts at most to keep them out of the training rows, and never its labels.
+"""
+
+from __future__ import annotations
+
+import csv
+import hashlib
+import json
+import re
+import unicodedata
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpsearch.config import PACKAGE_SCHEME, resolve_path
+from hpsearch.errors import DataError, HubError
+from hpsearch.hub import TWO_WAYS_ON, prepare_hub
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator, Sequence
+
+    from numpy.typing import NDArray
+
+    from hpsearch.config import DataConfig
+
+    Integers = NDArray[np.int64]
+
+_DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_SUFFIXES = (*_DELIMITERS, ".json", ".jsonl", ".parquet")
+_MAX_CELL = 2**31 - 1  # characters; the csv module's own limit of 131,072 refuses long articles
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """Rows of one split, blanks left out."""
+
+    texts: tuple[str, ...]
+    labels: Integers
+    """Class ids, shape (len(texts),)."""
+    rows: Integers
+    """0-based row of each text in its source, shape (len(texts),)."""
+    n_sampled: int
+    """Rows drawn from the source; those not in `texts` are in the two counts below."""
+    n_blank: int
+    n_overlaps: int = 0
+    """Rows dropped because their text also stands in another split."""
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self.texts)
+
+    def fingerprint(self) -> str:
+        """Return a hash of the texts and labels in their order."""
+        state = hashlib.sha256()
+        for text, label in zip(self.texts, self.labels.tolist(), strict=True):
+            state.update(json.dumps([text, label], ensure_ascii=False).encode())
+        return state.hexdigest()[:16]
+
+
+@dataclass(frozen=True, slots=True)
+class SearchData:
+    """What a search may see."""
+
+    train: Split
+    validation: Split
+    label_names: tuple[str, ...]
+    """By class id."""
+
+    def fingerprint(self) -> str:
+        """Return a hash of everything that was read."""
+        parts = [self.train.fingerprint(), self.validation.fingerprint(), *self.label_names]
+        return hashlib.sha256(json.dumps(parts, ensure_ascii=False).encode()).hexdigest()[:16]
+
+
+def load_search_data(config: DataConfig) -> SearchData:
+    """Read the training and validation rows.
+
+    Raises:
+        DataError: If a file is not as described; with file, line and column.
+        HubError: If a Hub dataset is named and the Hub does not answer.
+    """
+    source = _Source.of(config, "train")
+    table = source.read(with_labels=True)
+    plan = _Plan.of(config, n_rows=len(table.texts))
+    labels = _label_values(config, table, plan.train)
+
+    train = _take(table, plan.train, labels)
+    if config.validation is None:
+        validation = _take(table, plan.validation, labels)
+    else:
+        own = _Source.of(config, "validation").read(with_labels=True)
+        validation = _take(own, _sample(config, "validation", len(own.texts)), labels)
+    for name, split in (("training", train), ("validation", validation)):
+        _check_labels(name, split, table, labels)
+
+    if not config.keep_overlaps:
+        train = _drop_overlaps(train, {*validation.texts, *_test_texts(config, table, plan)})
+        _check_labels("training", train, table, labels)
+    return SearchData(train=train, validation=validation, label_names=tuple(labels.values()))
+
+
+def load_test(config: DataConfig) -> Split:
+    """Break the seal: read the test rows. For comparisons and baselines, never for a search.
+
+    Raises:
+        DataError: If a file is not as described; with file, line and column.
+        HubError: If a Hub dataset is named and the Hub does not answer.
+    """
+    table = _Source.of(config, "train").read(with_labels=True)
+    plan = _Plan.of(config, n_rows=len(table.texts))
+    labels = _label_values(config, table, plan.train)
+    source = _Source.of_test(config)
+    if source is None:
+        return _take(table, plan.test, labels)
+    own = source.read(with_labels=True)
+    test = _take(own, _sample(config, "test", len(own.texts)), labels)
+    _check_labels("test", test, own, labels)
+    return test
+
+
+def overlap_key(text: str) -> str:
+    """Return the form in which two texts count as the same: composed Unicode, without outer white space."""
+    return unicodedata.normalize("NFC", text).strip()
+
+
+# --- Which rows -------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """Row numbers that each split takes from the training source."""
+
+    train: Integers
+    validation: Integers
+    test: Integers
+
+    @classmethod
+    def of(cls, config: DataConfig, *, n_rows: int) -> _Plan:
+        tenth = max(1, n_rows // 10)
+        carve_test = _Source.of_test(config) is None
+        n_validation = (config.validation_rows or tenth) if config.validation is None else 0
+        n_test = (config.test_rows or tenth) if carve_test else 0
+        n_train = config.train_rows or n_rows - n_validation - n_test
+        if n_train < 1 or n_train + n_validation + n_test > n_rows:
+            asked = [f"{count:,} {name}" for name, count in _named(n_train, n_validation, n_test) if count]
+            raise DataError(
+                f"{config.train}: expected at least the {' + '.join(asked)} rows asked for, got {n_rows:,} rows; "
+                f"set data.train_rows, data.validation_rows or data.test_rows lower"
+            )
+        order = np.random.default_rng(config.shuffle_seed).permutation(n_rows)
+        train, validation, test, _ = np.split(order, np.cumsum([n_train, n_validation, n_test]))
+        return cls(train=train, validation=validation, test=test)
+
+
+def _named(n_train: int, n_validation: int, n_test: int) -> list[tuple[str, int]]:
+    return [("training", max(n_train, 1)), ("validation", n_validation), ("test", n_test)]
+
+
+def _sample(config: DataConfig, split: str, n_rows: int) -> Integers:
+    """Return the rows taken from a file of the split's own, sampled as the training rows are."""
+    wanted: int | None = getattr(config, f"{split}_rows")
+    if wanted is not None and wanted > n_rows:
+        raise DataError(
+            f"{getattr(config, split) or config.train}: expected at least data.{split}_rows = {wanted:,} rows, "
+            f"got {n_rows:,}; set it lower"
+        )
+    return np.random.default_rng(config.shuffle_seed).permutation(n_rows)[:wanted]
+
+
+def _test_texts(config: DataConfig, table: _Table, plan: _Plan) -> Sequence[str]:
+    """Return the texts of the test rows, without reading a label of theirs."""
+    source = _Source.of_test(config)
+    if source is None:
+        return [table.texts[row] for row in plan.test]
+    texts = source.read(with_labels=False).texts
+    return [texts[row] for row in _sample(config, "test", len(texts))]
+
+
+def _drop_overlaps(train: Split, other_texts: set[str]) -> Split:
+    others = {overlap_key(text) for text in other_texts if text.strip()}
+    keep = np.array([overlap_key(text) not in others for text in train.texts], dtype=bool)
+    return Split(
+        texts=tuple(text for text, kept in zip(train.texts, keep, strict=True) if kept),
+        labels=train.labels[keep],
+        rows=train.rows[keep],
+        n_sampled=train.n_sampled,
+        n_blank=train.n_blank,
+        n_overlaps=int((~keep).sum()),
+    )
+
+
+def _take(table: _Table, rows: Integers, labels: dict[str, str]) -> Split:
+    """Select rows, drop the blank ones and turn label values into class ids."""
+    ids = {value: i for i, value in enumerate(labels)}
+    kept = [row for row in rows.tolist() if table.texts[row].strip()]
+    for row in kept:
+        if table.labels[row] not in ids:
+            raise DataError(
+                f"{table.place(row)}, column {table.label_column!r}: expected one of the labels "
+                f"{', '.join(map(repr, ids))}, got {table.labels[row]!r}; mend the row, or name it in data.labels"
+            )
+    return Split(
+        texts=tuple(table.texts[row] for row in kept),
+        labels=np.array([ids[table.labels[row]] for row in kept], dtype=np.int64),
+        rows=np.array(kept, dtype=np.int64),
+        n_sampled=len(rows),
+        n_blank=len(rows) - len(kept),
+    )
+
+
+# --- Labels -----------------------------------------------------------------------------------------------------------
+
+
+def _label_values(config: DataConfig, table: _Table, rows: Integers) -> dict[str, str]:
+    """Return the label values of the task with their names, in the order of the class ids."""
+    if config.labels is not None:
+        return config.labels
+    if table.label_names is not None:
+        return table.label_names
+    seen = {table.labels[row] for row in rows.tolist() if table.texts[row].strip()}
+    blank = next((row for row in rows.tolist() if table.texts[row].strip() and not table.labels[row]), None)
+    if blank is not None:
+        raise DataError(f"{table.place(blank)}, column {table.label_column!r}: expected a label, got a blank cell")
+    try:
+        ordered = sorted(seen, key=float)
+    except ValueError:
+        ordered = sorted(seen)
+    if len(ordered) > 1 and len(ordered) > max(20, len(rows) // 2):
+        raise DataError(
+            f"{table.name}, column {table.label_column!r}: expected labels that recur, got {len(ordered):,} different "
+            f"values in {len(rows):,} rows; is data.label_column the right one?"
+        )
+    return {value: value for value in ordered}
+
+
+def _check_labels(name: str, split: Split, table: _Table, labels: dict[str, str]) -> None:
+    if not len(split):
+        raise DataError(
+            f"{table.name}: expected {name} rows with a text, got none of {split.n_sampled:,} "
+            f"({split.n_blank:,} blank, {split.n_overlaps:,} also in another split)"
+        )
+    if name == "training" and len(present := sorted(set(split.labels.tolist()))) < 2:
+        names = [list(labels)[i] for i in present]
+        raise DataError(
+            f"{table.name}, column {table.label_column!r}: expected at least two labels among the {len(split):,} "
+            f"training rows, got {names[0]!r} only; a classifier needs examples of each"
+        )
+
+
+# --- Reading ----------------------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class _Table:
+    """The text and label column of one source, every row of it."""
+
+    name: str
+    texts: list[str]
+    labels: list[str]
+    """As text, '' where blank; empty list where labels were not asked for."""
+    lines: list[int] | None
+    """1-based line of each row in a text file."""
+    label_column: str
+    label_names: dict[str, str] | None = None
+    """Value -> name in the order of the class ids, where the source itself knows them."""
+
+    def place(self, row: int) -> str:
+        return f"{self.name}, line {self.lines[row]}" if self.lines else f"{self.name}, row {row + 1}"
+
+
+@dataclass(frozen=True, slots=True)
+class _Source:
+    """A file, or a split of a Hub dataset."""
+
+    config: DataConfig
+    path: Path | None
+    split: str = ""
+
+    @classmethod
+    def of(cls, config: DataConfig, role: str) -> _Source:
+        """Return the source of the training rows or of a split that has one of its own."""
+        if _is_hub(config):
+            return cls(config, None, "train" if role == "train" else getattr(config, role))
+        return cls(config, _existing(getattr(config, role), key=f"data.{role}"))
+
+    @classmethod
+    def of_test(cls, config: DataConfig) -> _Source | None:
+        """Return the source of the test rows, or None where they are drawn from the training source."""
+        if config.test is None:
+            return cls(config, None, "test") if _is_hub(config) else None
+        return cls.of(config, "test")
+
+    def read(self, *, with_labels: bool) -> _Table:
+        columns = [self.config.text_column, *([self.config.label_column] if with_labels else [])]
+        if self.path is None:
+            return _read_hub(self.config, self.split, columns)
+        suffix = self.path.suffix.lower()
+        try:
+            if suffix in _DELIMITERS:
+                records = _read_delimited(self.path, columns, _DELIMITERS[suffix], self.config.quoting)
+            elif suffix == ".parquet":
+                records = _read_parquet(self.path, columns)
+            else:
+                records = _read_json(self.path, columns)
+            rows = list(records)
+        except UnicodeDecodeError as error:
+            line = error.object[: error.start].count(b"\n") + 1
+            raise DataError(
+                f"{self.path}, near line {line}: expected UTF-8, got the byte 0x{error.object[error.start]:02x}; "
+                f"convert it, for example with iconv -f CP949 -t UTF-8"
+            ) from error
+        except OSError as error:
+            raise DataError(f"{self.path}: expected a readable file, got: {error.strerror or error}") from error
+        if not rows:
+            raise DataError(f"{self.path}: expected rows of data, got none")
+        return _Table(
+            name=str(self.path),
+            texts=[_text(values[0]) for _, values in rows],
+            labels=[_label(values[1]) for _, values in rows] if with_labels else [],
+            lines=[line for line, _ in rows] if suffix != ".parquet" else None,
+            label_column=self.config.label_column,
+        )
+
+
+def _is_hub(config: DataConfig) -> bool:
+    """Tell a Hub id from a path: it has a revision, the form `owner/name`, and no file of that name is there."""
+    name = config.train
+    if config.revision is None or name.startswith(PACKAGE_SCHEME) or resolve_path(name).exists():
+        return False
+    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) is not None and Path(name).suffix.lower() not in _SUFFIXES
+
+
+def _existing(name: str, *, key: str) -> Path:
+    path = resolve_path(name)
+    if not path.exists():
+        raise DataError(
+            f"{key}: expected a file, got {name!r}, which is not there (looked for {path}); "
+            f"relative paths are read from the working directory, and a dataset of the Hub needs data.revision"
+        )
+    if not path.is_file():
+        raise DataError(f"{key}: expected a file, got the folder {path}")
+    if path.suffix.lower() not in _SUFFIXES:
+        raise DataError(f"{key}: expected a file that ends in {', '.join(_SUFFIXES)}, got {path.name!r}")
+    return path
+
+
+def _read_delimited(
+    path: Path, columns: Sequence[str], delimiter: str, quoting: str
+) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the asked columns of every record."""
+    mode = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
+    previous_limit = csv.field_size_limit(_MAX_CELL)
+    try:
+        # newline="" leaves line ends inside quoted cells to the csv module.
+        with path.open(encoding="utf-8-sig", newline="") as file:
+            reader = csv.reader(file, delimiter=delimiter, quoting=mode, strict=True)  # type: ignore[arg-type]
+            header = next(reader, [])
+            places = _find_columns(path, columns, header)
+            start = reader.line_num + 1
+            for record in reader:
+                if record:  # the csv module gives [] for an empty line
+                    _check_record(path, record, len(header), start, reader.line_num, delimiter, quoting)
+                    yield start, [record[place] for place in places]
+                start = reader.line_num + 1
+    except csv.Error as error:
+        raise DataError(
+            f"{path}, line {reader.line_num}: expected well-formed quoting, got: {error}; "
+            f"if double quotes are plain characters in this file, set data.quoting: none"
+        ) from error
+    finally:
+        csv.field_size_limit(previous_limit)
+
+
+def _check_record(
+    path: Path, record: list[str], n_columns: int, first: int, last: int, delimiter: str, quoting: str
+) -> None:
+    # A lone quote at the start of a cell swallows lines up to the next one, silently: then the "cell" holds whole
+    # records. A cell that truly spans lines rarely holds delimiters after its line breaks.
+    swallowed = quoting == "auto" and last > first and any(_looks_swallowed(cell, delimiter) for cell in record)
+    if swallowed:
+        raise DataError(
+            f"{path}, lines {first} to {last}: expected one record a line, got a quoted cell that runs over "
+            f"{last - first + 1} lines and holds what look like whole records; "
+            f"set data.quoting: none if double quotes are plain characters, else data.quoting: standard"
+        )
+    if len(record) != n_columns:
+        raise DataError(
+            f"{path}, line {first}: expected {n_columns} cells as in the header, got {len(record)}; "
+            f"quote cells that hold the delimiter {delimiter!r}"
+        )
+
+
+def _looks_swallowed(cell: str, delimiter: str) -> bool:
+    return any(delimiter in line for line in re.split(r"\r\n|\r|\n", cell)[1:])
+
+
+def _read_json(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+    text = path.read_text(encoding="utf-8-sig")
+    if path.suffix.lower() == ".json":
+        try:
+            records = json.loads(text)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{path}, line {error.lineno}: expected JSON, got: {error.msg}") from error
+        if not isinstance(records, list):
+            raise DataError(f"{path}: expected a list of objects, got {type(records).__name__}")
+        numbered = list(enumerate(records, start=1))
+        unit = "item"
+    else:
+        numbered = []
+        unit = "line"
+        for number, line in enumerate(text.split("\n"), start=1):
+            if line.strip():
+                try:
+                    numbered.append((number, json.loads(line)))
+                except json.JSONDecodeError as error:
+                    raise DataError(f"{path}, line {number}: expected a JSON object, got: {error.msg}") from error
+    for number, record in numbered:
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, {unit} {number}: expected an object, got {type(record).__name__}")
+        _find_columns(path, columns, list(record), at=f", {unit} {number}")
+        yield number, [record[column] for column in columns]
+
+
+def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
+    from pyarrow import ArrowInvalid, parquet
+
+    try:
+        file = parquet.ParquetFile(path)
+    except ArrowInvalid as error:
+        raise DataError(f"{path}: expected a parquet file, got: {error}") from error
+    _find_columns(path, columns, file.schema_arrow.names)
+    table = file.read(columns=list(columns))
+    values = [table.column(column).to_pylist() for column in columns]
+    for number, record in enumerate(zip(*values, strict=True), start=1):
+        yield number, list(record)
+
+
+def _read_hub(config: DataConfig, split: str, columns: Sequence[str]) -> _Table:
+    prepare_hub()
+    import datasets
+
+    datasets.disable_progress_bars()
+    try:
+        rows = datasets.load_dataset(config.train, revision=config.revision, split=split)
+    except (OSError, ValueError, RuntimeError) as error:
+        raise HubError(
+            f"dataset {config.train!r} (revision {config.revision}, split {split!r}): expected an answer from the "
+            f"Hugging Face Hub, got: {' '.join(str(error).split())}\n{TWO_WAYS_ON}"
+        ) from error
+    name = f"{config.train} [{split}]"
+    _find_columns(Path(name), columns, rows.column_names)
+    texts = [_text(value) for value in rows[columns[0]][:]]
+    labels = [_label(value) for value in rows[columns[1]][:]] if len(columns) > 1 else []
+    names = getattr(rows.features.get(config.label_column), "names", None)
+    known = {str(i): label for i, label in enumerate(names)} if names else None
+    return _Table(name, texts, labels, lines=None, label_column=config.label_column, label_names=known)
+
+
+def _find_columns(path: Path, columns: Sequence[str], header: Sequence[str], at: str = "") -> list[int]:
+    for column in columns:
+        if header.count(column) != 1:
+            found = "it twice" if column in header else ", ".join(map(repr, header)) or "no columns"
+            raise DataError(
+                f"{path}{at}: expected a column {column!r}, got {found}; set data.text_column and data.label_column"
+            )
+    return [header.index(column) for column in columns]
+
+
+def _text(value: Any) -> str:
+    return "" if value is None or value != value else str(value)  # noqa: PLR0124  NaN is the value that differs from itself
+
+
+def _label(value: Any) -> str:
+    if value is None or value != value:  # noqa: PLR0124
+        return ""
+    if isinstance(value, float) and value.is_integer():
+        value = int(value)  # a column of whole numbers with a blank in it comes as floats
+    return unicodedata.normalize("NFC", str(value)).strip()

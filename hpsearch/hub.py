@@ -1,0 +1,33 @@
+"""What is fetched from the Hugging Face Hub, and what to say when it does not answer."""
+
+from __future__ import annotations
+
+import os
+import urllib.error
+import urllib.request
+from functools import cache
+
+TWO_WAYS_ON = (
+    "Two ways on without the Hub: --config quickstart, or local files and a local model folder "
+    "(--set data.train=FILE --set data.test=FILE --set model.name=FOLDER)"
+)
+_TIMEOUT_S = 5.0
+
+
+@cache
+def prepare_hub() -> None:
+    """Tell the Hub's libraries to use what they have cached if the Hub does not answer within seconds.
+
+    Call this before anything is asked of the Hub: without it `datasets` retries for half a minute before it gives up.
+    """
+    import huggingface_hub.constants as hub
+
+    request = urllib.request.Request(hub.ENDPOINT, method="HEAD")  # noqa: S310  the endpoint is the user's own setting
+    try:
+        urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()  # noqa: S310
+    except urllib.error.HTTPError:
+        return  # it answered
+    except OSError:
+        # The libraries read the variable at import; those imported already keep it in a module constant.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        hub.HF_HUB_OFFLINE = True

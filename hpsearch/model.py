@@ -1,0 +1,163 @@
+"""The model under search: its tokenizer, its fresh copies, its identity.
+
+Only safetensors weights are read and no code that comes with a model is run; there is no switch for either.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import torch
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+
+from hpsearch.config import PACKAGE_SCHEME, resolve_path
+from hpsearch.errors import ConfigError, HubError
+from hpsearch.hub import TWO_WAYS_ON, prepare_hub
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping, Sequence
+
+    from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
+
+    from hpsearch.config import ModelConfig
+
+_NO_LIMIT = 10**6  # tokenizers without a limit of their own report a huge number
+
+
+@dataclass(frozen=True, slots=True)
+class ModelSource:
+    """A checked model: everything needed to make a fresh copy of it."""
+
+    config: ModelConfig
+    name: str
+    """An absolute folder, or a Hub id."""
+    model_config: PretrainedConfig
+    tokenizer: PreTrainedTokenizerBase
+    max_length: int
+    """Longest input, in tokens."""
+    fingerprint: str
+    """Changes with the weights, the shape and the tokenizer."""
+
+    def encode(self, texts: Sequence[str]) -> list[list[int]]:
+        """Return the token ids of each text, special tokens included, cut at `max_length`."""
+        ids: list[list[int]] = self.tokenizer(list(texts), truncation=True, max_length=self.max_length)["input_ids"]
+        return ids
+
+    def new_model(self, label_names: Sequence[str], dropouts: Mapping[str, float]) -> PreTrainedModel:
+        """Return a fresh model in float32 with a new classification head, initialised from torch's current seed."""
+        config = type(self.model_config).from_dict(self.model_config.to_dict())
+        config.num_labels = len(label_names)
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {name: i for i, name in enumerate(label_names)}
+        for name, value in dropouts.items():
+            setattr(config, name, value)
+        if not self.config.pretrained:
+            return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            self.name,
+            config=config,
+            revision=self.config.revision or "main",
+            dtype=torch.float32,  # the default is the checkpoint's own, and half-precision weights do not train
+            use_safetensors=True,
+            trust_remote_code=False,
+        )
+        return model
+
+
+def open_model(config: ModelConfig, dropouts: Sequence[str]) -> ModelSource:
+    """Check that a model can be had and load its tokenizer.
+
+    Args:
+        config: Which model.
+        dropouts: Names that the model's config must have.
+
+    Raises:
+        ConfigError: If a local folder holds no usable model, or the model has no such dropout.
+        HubError: If the name is a Hub id and the Hub does not answer.
+    """
+    folder = _local_folder(config.name)
+    if folder is not None:
+        _check_folder(folder, pretrained=config.pretrained)
+    else:
+        prepare_hub()
+    name = str(folder or config.name)
+    options = {"revision": config.revision or "main", "trust_remote_code": False}
+    try:
+        model_config = AutoConfig.from_pretrained(name, **options)
+        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+    except (OSError, ValueError, KeyError) as error:
+        problem = " ".join(str(error).split())
+        if folder is None:
+            raise HubError(
+                f"model.name {config.name!r}: expected a folder or an answer from the Hugging Face Hub, got: {problem}\n"
+                f"{TWO_WAYS_ON}"
+            ) from error
+        raise ConfigError(f"model.name: expected a Hugging Face model in {folder}, got: {problem}") from error
+    for dropout in dropouts:
+        if not hasattr(model_config, dropout):
+            known = [name for name in vars(model_config) if "dropout" in name]
+            raise ConfigError(
+                f"{dropout}: expected a dropout of {config.name} ({model_config.model_type}), got none of that name; "
+                f"it has {', '.join(sorted(known)) or 'no dropout'}"
+            )
+    return ModelSource(
+        config=config,
+        name=name,
+        model_config=model_config,
+        tokenizer=tokenizer,
+        max_length=_max_length(config, model_config, tokenizer),
+        fingerprint=_fingerprint(config, folder, model_config),
+    )
+
+
+def _local_folder(name: str) -> Path | None:
+    path = resolve_path(name)
+    if path.is_dir():
+        return path
+    looks_like_path = name.startswith((PACKAGE_SCHEME, ".", "/", "~")) or name.count("/") > 1 or path.exists()
+    if looks_like_path:
+        raise ConfigError(
+            f"model.name: expected a folder with a model, got {name!r}, which is "
+            f"{'a file' if path.exists() else 'not there'} (looked for {path})"
+        )
+    return None
+
+
+def _check_folder(folder: Path, *, pretrained: bool) -> None:
+    if not (folder / "config.json").is_file():
+        raise ConfigError(f"model.name: expected a config.json in {folder}, got none")
+    if pretrained and not any(folder.glob("*.safetensors")):
+        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        advice = (
+            f"only {', '.join(pickles)}, which can run code when opened; load it where you trust it and save it again "
+            f"with model.save_pretrained(FOLDER)"
+            if pickles
+            else "none; set model.pretrained: false to start from random weights"
+        )
+        raise ConfigError(f"model.name: expected safetensors weights in {folder}, got {advice}")
+
+
+def _max_length(config: ModelConfig, model_config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
+    limits = [tokenizer.model_max_length, getattr(model_config, "max_position_embeddings", None)]
+    limit = min(length for length in limits if length is not None and length < _NO_LIMIT)
+    if config.max_length is not None and config.max_length > limit:
+        raise ConfigError(f"model.max_length: expected at most {limit} tokens for {config.name}, got {config.max_length}")
+    return config.max_length or limit
+
+
+def _fingerprint(config: ModelConfig, folder: Path | None, model_config: PretrainedConfig) -> str:
+    state = hashlib.sha256(f"pretrained={config.pretrained}".encode())
+    if folder is None:
+        commit: Any = getattr(model_config, "_commit_hash", None)
+        state.update(f"{config.name}@{commit or config.revision}".encode())
+    else:
+        names = ["config.json", "tokenizer.json", "vocab.txt"]
+        weights = [path.name for path in folder.glob("*.safetensors")] if config.pretrained else []
+        for path in (folder / name for name in sorted([*names, *weights])):
+            if path.is_file():
+                with path.open("rb") as file:
+                    state.update(hashlib.file_digest(file, "sha256").digest())
+    return state.hexdigest()[:16]

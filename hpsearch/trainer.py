@@ -1,0 +1,471 @@
+"""One Trainer that fine-tunes with given hyperparameters, inside a search or outside, in exactly the same way.
+
+`transformers.Trainer.hyperparameter_search` (read in 5.23.0) has traps that make a search silently wrong; this subclass
+owns each of them, and `tests/test_seam.py` holds them:
+
+- the model is built and seeded *before* the trial's values are drawn: here they are drawn first;
+- values are cast to the type of the argument they replace (a warm-up of 0.1 became int 0), set without re-validation (label
+  smoothing never reached the loss), and stay for the next trial: here every training gets arguments of its own, new;
+- scores are reported at optimizer steps, which pruners compare between different batch sizes: here at the evaluation's
+  index, 1 to K, at equal fractions of each training's own schedule;
+- the objective is the last evaluation's sum of all metrics: here the best evaluation's one metric, with its weights;
+- gradient accumulation multiplies BERT's loss: here the model says that it takes no loss arguments;
+- the model and optimizer of a pruned or failed trial stay in memory: here they are released, however a training ends.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import time
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import optuna
+import torch
+from torch.utils.data import Dataset
+from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers.trainer_pt_utils import LabelSmoother
+
+from hpsearch.errors import Interrupted, TrainingError
+from hpsearch.scores import classification_scores
+from hpsearch.space import suggest
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+    from numpy.typing import NDArray
+    from transformers import (
+        EvalPrediction,
+        PreTrainedModel,
+        TrainerControl,
+        TrainerState,
+    )
+    from transformers.trainer_utils import TrainOutput
+
+    from hpsearch.config import Config, Hyperparameters
+    from hpsearch.data import SearchData, Split
+    from hpsearch.model import ModelSource
+    from hpsearch.observer import Observer
+
+EVALUATION_BATCH = 128  # rows; evaluation keeps no activations, so larger batches than in training fit
+
+
+class EncodedSplit(Dataset[dict[str, Any]]):
+    """Token ids and labels of a split, in the split's order or from the shortest text to the longest."""
+
+    def __init__(self, model: ModelSource, split: Split, *, by_length: bool = False) -> None:
+        """Tokenise a split once."""
+        ids = model.encode(split.texts)
+        self.order = np.argsort([len(text) for text in ids], kind="stable") if by_length else np.arange(len(ids))
+        """Row of `split` at each position, shape (n,)."""
+        self._ids = [ids[row] for row in self.order]
+        self._labels = split.labels[self.order].tolist()
+
+    def __len__(self) -> int:
+        """Return the number of rows."""
+        return len(self._ids)
+
+    def __getitem__(self, index: int) -> dict[str, Any]:
+        """Return one row, not padded."""
+        return {"input_ids": self._ids[index], "labels": self._labels[index]}
+
+
+@dataclass(frozen=True, slots=True)
+class Evaluation:
+    """One evaluation on the validation rows."""
+
+    step: int
+    """1-based index among the K evaluations of the schedule."""
+    epoch: float
+    train_loss: float | None
+    """Mean since the evaluation before."""
+    eval_loss: float
+    scores: dict[str, float]
+    """Every metric, by name."""
+    confusion: list[list[int]]
+    """Counts by true and predicted class, shape (n_classes, n_classes)."""
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What one training came to."""
+
+    evaluations: tuple[Evaluation, ...]
+    best: Evaluation
+    value: float
+    """The metric at `best`: the objective value."""
+    weights: dict[str, torch.Tensor]
+    """The model's state at `best`, on the CPU."""
+    effective: dict[str, Any]
+    """What the training really used, read back from the Trainer and the model."""
+    seconds: float
+    peak_memory_mib: int
+
+
+@dataclass(frozen=True, slots=True)
+class Task:
+    """What is trained on what: the same for all trials of a study."""
+
+    config: Config
+    model: ModelSource
+    data: SearchData
+
+
+class SearchTrainer(Trainer):
+    """Fine-tunes one task, over and over, each time from fresh weights."""
+
+    def __init__(
+        self,
+        task: Task,
+        *,
+        folder: Path,
+        observer: Observer,
+        stop_requested: Callable[[], bool] = lambda: False,
+    ) -> None:
+        """Tokenise the rows and set everything up but the weights.
+
+        Args:
+            task: What is trained on what.
+            folder: Where the Trainer may write; nothing is written there by this class itself.
+            observer: Is told of every step and evaluation.
+            stop_requested: Asked after every optimizer step; True ends the training with `Interrupted`.
+        """
+        self.task = task
+        self.outcome: Outcome | None = None
+        """Of the last training that came to its end."""
+        self.keep_outcome: Callable[[optuna.Trial, Outcome], None] = lambda trial, outcome: None
+        """Called with a complete trial that is still running in the storage."""
+        self._folder = folder
+        self._observer = observer
+        self._stop_requested = stop_requested
+        self._hyperparameters = task.config.defaults
+        self._evaluations: list[Evaluation] = []
+        self._weights: dict[str, torch.Tensor] = {}
+        self._last_loss: float | None = None
+        self._scores = classification_scores()
+        super().__init__(
+            model_init=self._new_model,
+            args=self._arguments(task.config.defaults, seed=task.config.search.seed),
+            train_dataset=EncodedSplit(task.model, task.data.train),
+            eval_dataset=EncodedSplit(task.model, task.data.validation, by_length=True),
+            processing_class=task.model.tokenizer,
+            data_collator=DataCollatorWithPadding(task.model.tokenizer),
+            compute_metrics=self._compute_metrics,
+            preprocess_logits_for_metrics=_predicted_classes,
+            callbacks=[_Schedule(self)],
+        )
+        self.remove_callback(PrinterCallback)
+        self.release()
+
+    # --- What callers use ---------------------------------------------------------------------------------------------
+
+    def search_one(
+        self, study: optuna.Study, sampler: optuna.samplers.BaseSampler, pruner: optuna.pruners.BasePruner
+    ) -> None:
+        """Run one more trial of a study through `hyperparameter_search`.
+
+        Raises:
+            Interrupted: If a stop was requested; the trial is closed as failed.
+            Exception: Whatever ended the trial; it is closed as failed, with its reason.
+        """
+        try:
+            self.hyperparameter_search(
+                hp_space=self._suggest,
+                compute_objective=lambda metrics: float(metrics[f"eval_{self.task.config.metric}"]),
+                n_trials=1,
+                direction="maximize",
+                backend="optuna",
+                storage=study._storage,  # noqa: SLF001  a new storage object would read the whole study again
+                study_name=study.study_name,
+                load_if_exists=True,
+                sampler=sampler,
+                pruner=pruner,
+            )
+        except ValueError as error:
+            # The Trainer asks for the best trial even where none is complete yet (integration_utils.py:281).
+            if "No trials are completed yet" not in str(error):
+                raise
+        finally:
+            self.hp_search_backend = None  # the Trainer itself resets it only on success
+
+    def fit(self, hyperparameters: Hyperparameters, *, seed: int) -> Outcome:
+        """Train from fresh weights; afterwards the model holds the weights of the best evaluation.
+
+        Raises:
+            TrainingError: If the loss is no longer finite.
+            Interrupted: If a stop was requested.
+        """
+        self._begin(hyperparameters, seed=seed)
+        try:
+            super().train()
+            outcome = self._finish()
+            self._loaded_model().load_state_dict(outcome.weights)
+        except BaseException:
+            self.release()
+            raise
+        return outcome
+
+    def probabilities(self, split: Split) -> NDArray[np.float64]:
+        """Return the class probabilities of each row by the model in memory, shape (len(split), n_classes)."""
+        model = self._loaded_model().eval()
+        encoded = EncodedSplit(self.task.model, split, by_length=True)
+        parts = []
+        with torch.inference_mode():
+            for start in range(0, len(encoded), EVALUATION_BATCH):
+                rows = [encoded[i] for i in range(start, min(start + EVALUATION_BATCH, len(encoded)))]
+                batch = self.data_collator(rows).to(self.args.device)
+                del batch["labels"]
+                parts.append(torch.softmax(model(**batch).logits.double(), dim=-1).cpu().numpy())
+        result = np.empty((len(encoded), len(self.task.data.label_names)))
+        result[encoded.order] = np.concatenate(parts)
+        return result
+
+    def release(self) -> None:
+        """Let go of the model, its optimizer and every reference to them."""
+        self.model = self.model_wrapped = self.optimizer = self.lr_scheduler = None
+        handler = self.callback_handler
+        handler.model = handler.optimizer = handler.lr_scheduler = None
+        handler.train_dataloader = handler.eval_dataloader = None
+        self.accelerator.free_memory()
+        self.is_in_train = False  # the Trainer leaves it True after a pruned trial
+
+    # --- One training -------------------------------------------------------------------------------------------------
+
+    def train(
+        self,
+        resume_from_checkpoint: str | bool | None = None,
+        trial: optuna.Trial | dict[str, Any] | None = None,
+        ignore_keys_for_eval: list[str] | None = None,
+    ) -> TrainOutput:
+        """Train one trial: called by `hyperparameter_search`. Use `fit` outside a search."""
+        if not isinstance(trial, optuna.Trial):
+            raise TypeError(f"expected a trial, got {trial!r}; use fit() outside a search")
+        config = self.task.config
+        name = f"trial {trial.number}"
+        started = time.monotonic()
+        try:
+            self._begin(config.defaults.replace(suggest(trial, config.space)), seed=config.search.seed)
+            self._observer.trial_started(name, self._hyperparameters)
+            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            outcome = self._finish()
+            for key, value in _attributes(outcome).items():
+                trial.set_user_attr(key, value)
+            self.objective = outcome.value
+            self.keep_outcome(trial, outcome)
+        except optuna.TrialPruned:
+            trial.set_user_attr("effective", self._effective())
+            self._observer.trial_ended(name, "pruned", self._best().scores[config.metric], time.monotonic() - started)
+            raise
+        except (Exception, Interrupted) as error:
+            reason = "interrupted" if isinstance(error, Interrupted) else _reason(error)
+            trial.set_user_attr("failure", reason)
+            self._observer.trial_ended(name, "failed", None, time.monotonic() - started, reason)
+            raise
+        finally:
+            self.release()
+        self._observer.trial_ended(name, "complete", outcome.value, outcome.seconds)
+        return output
+
+    def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
+        return suggest(trial, self.task.config.space)
+
+    def _begin(self, hyperparameters: Hyperparameters, *, seed: int) -> None:
+        """Put everything in place that depends on the hyperparameters, before the model is built and seeded."""
+        self._hyperparameters = hyperparameters
+        self._evaluations = []
+        self._last_loss = None
+        self.outcome = None
+        self.args = self._arguments(hyperparameters, seed=seed)
+        self._train_batch_size = self.args.train_batch_size
+        smoothing = hyperparameters.label_smoothing_factor
+        self.label_smoother = LabelSmoother(epsilon=smoothing) if smoothing else None
+        self.create_accelerator_and_postprocess()
+        if torch.cuda.is_available():
+            torch.cuda.reset_peak_memory_stats()
+        self._started = time.monotonic()
+
+    def _hp_search_setup(self, trial: optuna.Trial | dict[str, Any] | None) -> None:
+        self._trial = trial  # everything else was done in _begin, before the model was built
+
+    def _finish(self) -> Outcome:
+        best = self._best()
+        self.outcome = Outcome(
+            evaluations=tuple(self._evaluations),
+            best=best,
+            value=best.scores[self.task.config.metric],
+            weights=self._weights,
+            effective=self._effective(),
+            seconds=time.monotonic() - self._started,
+            peak_memory_mib=_peak_memory_mib(),
+        )
+        self._weights = {}
+        return self.outcome
+
+    def _best(self) -> Evaluation:
+        """Return the best evaluation so far, the earliest of equals."""
+        return max(self._evaluations, key=lambda evaluation: evaluation.scores[self.task.config.metric])
+
+    def _new_model(self) -> PreTrainedModel:
+        model = self.task.model.new_model(self.task.data.label_names, self._hyperparameters.dropouts())
+        # BERT's forward takes **kwargs, from which the Trainer concludes that it divides the loss by the number of
+        # accumulation steps itself; it does not, and the gradient would be that many times too large.
+        model.accepts_loss_kwargs = False
+        return model
+
+    def _loaded_model(self) -> PreTrainedModel:
+        if self.model is None:
+            raise TrainingError("expected a trained model in memory, got none; call fit() first")
+        return self.model
+
+    def _arguments(self, hyperparameters: Hyperparameters, *, seed: int) -> TrainingArguments:
+        arguments = TrainingArguments(
+            output_dir=str(self._folder),
+            seed=seed,
+            per_device_eval_batch_size=EVALUATION_BATCH,
+            eval_strategy="no",  # _Schedule decides
+            save_strategy="no",  # weights of the best evaluation stay in memory until the trial's value is known
+            logging_strategy="no",
+            logging_nan_inf_filter=False,  # a loss that is not finite shall be seen
+            report_to="none",
+            disable_tqdm=True,
+            dataloader_pin_memory=torch.cuda.is_available(),
+            **hyperparameters.training_arguments(),
+        )
+        if arguments.world_size > 1:
+            raise TrainingError(
+                f"expected one process for each trial, got a launcher with {arguments.world_size}; "
+                f"start hpsearch without torchrun"
+            )
+        # With several devices in sight the Trainer would spread each batch over them, at that many times the size.
+        arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001
+        return arguments
+
+    def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, Any]:
+        return self._scores.compute(
+            predictions=prediction.predictions,
+            references=prediction.label_ids,
+            n_classes=len(self.task.data.label_names),
+        )
+
+    def _report_to_hp_search(
+        self, trial: optuna.Trial | dict[str, Any] | None, step: int, metrics: dict[str, Any]
+    ) -> None:
+        """Take an evaluation: called by the Trainer after each, inside a search or not.
+
+        Raises:
+            TrainingError: If a loss is not finite.
+            optuna.TrialPruned: If the pruner says so; never for the defaults, which everything is compared with.
+        """
+        config = self.task.config
+        index = evaluation_steps(self.state.max_steps, config.search.evaluations)[step]
+        evaluation = Evaluation(
+            step=index,
+            epoch=round(self.state.epoch or 0.0, 4),
+            train_loss=self._last_loss,
+            eval_loss=float(metrics["eval_loss"]),
+            scores={name: float(metrics[f"eval_{name}"]) for name in ("f1", "accuracy", "mcc")},
+            confusion=metrics["eval_confusion"],
+        )
+        for kind, loss in (("training", evaluation.train_loss), ("validation", evaluation.eval_loss)):
+            if loss is not None and not math.isfinite(loss):
+                raise TrainingError(f"diverged: the {kind} loss is {loss} at evaluation {index}")
+        self._evaluations.append(evaluation)
+        value = evaluation.scores[config.metric]
+        if self._best() is evaluation:
+            self._weights = {
+                name: tensor.detach().to("cpu", copy=True) for name, tensor in self._loaded_model().state_dict().items()
+            }
+        self._observer.evaluated(index, config.search.evaluations, value)
+        if isinstance(trial, optuna.Trial):
+            trial.report(value, step=index)
+            if trial.user_attrs.get("role") != "defaults" and trial.should_prune():
+                raise optuna.TrialPruned
+
+    def _effective(self) -> dict[str, Any]:
+        """Return what the training really uses, read back from where it takes effect."""
+        names = self._hyperparameters.training_arguments()
+        values = {name: getattr(self.args, name) for name in names}
+        model = self._loaded_model()
+        return {
+            **{name: getattr(value, "value", value) for name, value in values.items()},
+            **{name: getattr(model.config, name) for name in self._hyperparameters.dropouts()},
+            "seed": self.args.seed,
+            "optimizer_steps": self.state.max_steps,
+            "warmup_optimizer_steps": self.args.get_warmup_steps(self.state.max_steps),
+            "train_rows": len(self.task.data.train),
+            "device": str(self.args.device),
+            "dtype": str(model.dtype).removeprefix("torch."),
+        }
+
+
+def evaluation_steps(n_optimizer_steps: int, n_evaluations: int) -> dict[int, int]:
+    """Return the optimizer steps after which to evaluate, each with its evaluation's index.
+
+    Args:
+        n_optimizer_steps: Length of the schedule.
+        n_evaluations: Evaluations per training, K.
+
+    Returns:
+        Optimizer step -> index in 1..K. With fewer steps than evaluations some indices are left out; K never is.
+    """
+    return {math.ceil(k * n_optimizer_steps / n_evaluations): k for k in range(1, n_evaluations + 1)}
+
+
+class _Schedule(TrainerCallback):
+    """Evaluates at equal fractions of the schedule, passes progress on, and stops when asked to."""
+
+    def __init__(self, trainer: SearchTrainer) -> None:
+        self._trainer = trainer
+
+    def on_step_end(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> TrainerControl:
+        trainer = self._trainer
+        if trainer._stop_requested():
+            raise Interrupted
+        steps = evaluation_steps(state.max_steps, trainer.task.config.search.evaluations)
+        control.should_evaluate = control.should_log = state.global_step in steps
+        trainer._observer.progressed(state.epoch or 0.0, state.global_step / state.max_steps, trainer._last_loss)
+        return control
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        if "loss" in logs:
+            self._trainer._last_loss = logs["loss"]
+
+
+def _attributes(outcome: Outcome) -> dict[str, Any]:
+    """Return what is stored with a complete trial, besides its value and its intermediate values."""
+    return {
+        "best_step": outcome.best.step,
+        "best_epoch": outcome.best.epoch,
+        "scores": outcome.best.scores,
+        "confusion": outcome.best.confusion,
+        "train_losses": [evaluation.train_loss for evaluation in outcome.evaluations],
+        "eval_losses": [evaluation.eval_loss for evaluation in outcome.evaluations],
+        "effective": outcome.effective,
+        "seconds": round(outcome.seconds, 3),
+        "peak_memory_mib": outcome.peak_memory_mib,
+    }
+
+
+def _reason(error: BaseException) -> str:
+    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+        return "out of memory"
+    return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
+
+
+def _predicted_classes(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
+    scores = logits[0] if isinstance(logits, tuple) else logits
+    return scores.argmax(dim=-1)
+
+
+def _peak_memory_mib() -> int:
+    """Return the peak of the device's memory in this training, or of the process on a machine without one."""
+    if torch.cuda.is_available():
+        return int(torch.cuda.max_memory_allocated() // 2**20)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10
