@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers.utils import logging
 
 from hpsearch.config import PACKAGE_SCHEME, resolve_path
 from hpsearch.errors import ConfigError, HubError
@@ -40,6 +41,11 @@ class ModelSource:
     """Longest input, in tokens."""
     fingerprint: str
     """Changes with the weights, the shape and the tokenizer."""
+
+    @property
+    def hidden_size(self) -> int:
+        """Width of the model's layers."""
+        return int(self.model_config.hidden_size)
 
     def encode(self, texts: Sequence[str]) -> list[list[int]]:
         """Return the token ids of each text, special tokens included, cut at `max_length`."""
@@ -78,6 +84,9 @@ def open_model(config: ModelConfig, dropouts: Sequence[str]) -> ModelSource:
         ConfigError: If a local folder holds no usable model, or the model has no such dropout.
         HubError: If the name is a Hub id and the Hub does not answer.
     """
+    # What these libraries say on the way (weights that are new, bars while loading) is known or is no news.
+    logging.set_verbosity_error()
+    logging.disable_progress_bar()
     folder = _local_folder(config.name)
     if folder is not None:
         _check_folder(folder, pretrained=config.pretrained)

@@ -1,0 +1,5 @@
+"""Run the command line with `python -m hpsearch`."""
+
+from hpsearch.cli import cli
+
+cli(prog_name="hpsearch")

@@ -1,0 +1,205 @@
+"""The best trial's weights as a plain Hugging Face folder, checked before it takes its name."""
+
+from __future__ import annotations
+
+import json
+import shutil
+import subprocess
+import sys
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from hpsearch.checkpoints import checkpoint_of
+from hpsearch.data import load_search_data
+from hpsearch.errors import HpsearchError, UsageError
+from hpsearch.folders import MANIFEST, appearing, check_free, write_manifest
+from hpsearch.metrics import METRICS, confusion_matrix
+from hpsearch.study import best_trial, standing, stored_config
+
+if TYPE_CHECKING:
+    from pathlib import Path
+
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from hpsearch.config import Config
+    from hpsearch.data import SearchData
+    from hpsearch.study import StudyPaths
+
+_DIGITS = 4  # float32 sums differ in their last bits with the padding of a batch, the score of thousands of rows does not
+
+
+@dataclass(frozen=True, slots=True)
+class Export:
+    """A model folder that was written."""
+
+    folder: Path
+    study: str
+    trial: int
+    metric: str
+    stored_value: float
+    """The trial's value in the study."""
+    reloaded_value: float
+    """The same metric on the same rows by the folder itself, in a fresh process."""
+
+
+def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwrite: bool) -> Export:
+    """Write the best trial's model, reload it in a fresh process and compare its score with the stored one.
+
+    Args:
+        study: The study.
+        paths: The study's paths.
+        output: The folder to make.
+        overwrite: Whether a model folder of that name, written by hpsearch, is replaced.
+
+    Raises:
+        StudyError: If no trial is complete, or the checkpoint is gone.
+        UsageError: If the output's name is taken, or the data have changed.
+        HpsearchError: If the reloaded model does not score the stored value; nothing is written then.
+    """
+    check_free(output, overwrite=overwrite)
+    config = stored_config(study)
+    trial = best_trial(study)
+    checkpoint = checkpoint_of(paths, trial)
+    data = search_data_of(study, config)
+    manifest = {
+        "study": study.study_name,
+        "trial": trial.number,
+        "metric": config.metric,
+        "value": trial.value,
+        "params": trial.params,
+        "effective": trial.user_attrs["effective"],
+        "confusion": trial.user_attrs["confusion"],
+        "labels": list(data.label_names),
+        "validation_rows": len(data.validation),
+        "data_fingerprint": data.fingerprint(),
+        "versions": {name: version(name) for name in ("hpsearch", "transformers", "torch", "optuna", "datasets")},
+    }
+    with appearing(output, overwrite=overwrite) as aside:
+        for path in sorted(checkpoint.iterdir()):
+            if path.name != MANIFEST:
+                shutil.copy2(path, aside / path.name)
+        (aside / "README.md").write_text(_card(study, config, trial, data, manifest), encoding="utf-8")
+        value = _score_in_fresh_process(aside, config.metric, data)
+        if round(value, _DIGITS) != round(trial.value or 0.0, _DIGITS):
+            raise HpsearchError(
+                f"{checkpoint}: expected the reloaded model to score the stored {config.metric} {trial.value:.6f} on the "
+                f"validation rows, got {value:.6f}; the checkpoint was changed, so nothing was exported"
+            )
+        write_manifest(aside, {**manifest, "reloaded_value": value})
+    return Export(output, study.study_name, trial.number, config.metric, trial.value or 0.0, value)
+
+
+def search_data_of(study: optuna.Study, config: Config) -> SearchData:
+    """Read the rows a study was run on.
+
+    Raises:
+        UsageError: If they are no longer the same.
+    """
+    data = load_search_data(config.data)
+    stored = study.user_attrs["lock"]["data"]
+    if data.fingerprint() != stored:
+        raise UsageError(
+            f"{config.data.train}: expected the rows that study {study.study_name!r} was run on (fingerprint {stored}), "
+            f"got others ({data.fingerprint()}); restore the file"
+        )
+    return data
+
+
+def _score_in_fresh_process(folder: Path, metric: str, data: SearchData) -> float:
+    result = subprocess.run(
+        [sys.executable, "-m", "hpsearch.predict", str(folder.absolute())],
+        input=json.dumps(data.validation.texts),
+        capture_output=True,
+        text=True,
+        encoding="utf-8",
+        check=False,
+    )
+    if result.returncode:
+        raise HpsearchError(
+            f"{folder}: expected a model that loads in a fresh process, got exit status {result.returncode}:\n"
+            f"{result.stderr.strip()[-2000:]}"
+        )
+    ids = {name: i for i, name in enumerate(data.label_names)}
+    predicted = np.array([ids[max(answer, key=answer.__getitem__)] for answer in json.loads(result.stdout)])
+    return float(METRICS[metric](confusion_matrix(data.validation.labels, predicted, len(ids))))
+
+
+def _card(
+    study: optuna.Study, config: Config, trial: FrozenTrial, data: SearchData, manifest: dict[str, Any]
+) -> str:
+    """Return the model card: what was done, with which figures, and what they are worth."""
+    from huggingface_hub import EvalResult, ModelCardData
+
+    counts = standing(study, config.search.trials)
+    scores = trial.user_attrs["scores"]
+    head = ModelCardData(
+        model_name=f"{study.study_name} trial {trial.number}",
+        base_model=config.model.name if "/" not in config.model.name and ":" not in config.model.name else None,
+        library_name="transformers",
+        pipeline_tag="text-classification",
+        tags=["hpsearch", "optuna", "text-classification"],
+        eval_results=[
+            EvalResult(
+                task_type="text-classification",
+                dataset_type="validation",
+                dataset_name=f"validation rows of {config.data.train}",
+                metric_type=name,
+                metric_value=round(value, 6),
+            )
+            for name, value in scores.items()
+        ],
+    )
+    rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in sorted(manifest["params"].items()))
+    figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items())
+    labels = ", ".join(f"`{_cell(name)}`" for name in data.label_names)
+    return f"""---
+{head.to_yaml()}
+---
+
+# {_cell(study.study_name)}, trial {trial.number}
+
+A text classifier ({labels}), fine-tuned from `{_cell(config.model.name)}` with hyperparameters found by hpsearch.
+
+```python
+from transformers import pipeline
+
+classify = pipeline("text-classification", "PATH_OF_THIS_FOLDER")
+```
+
+## How it was chosen
+
+The best of {counts.n_finished} trials ({counts.n_pruned} pruned, {counts.n_failed} failed) by {config.metric} on {len(data.validation):,} validation
+rows; each trial was evaluated up to {config.search.evaluations} times and keeps the weights of its best evaluation. Training rows:
+{len(data.train):,}. One seed ({config.search.seed}), never tuned. The test split was not read for any of this.
+
+| hyperparameter | value |
+| --- | --- |
+{rows}
+
+## Figures
+
+On the {len(data.validation):,} validation rows, best evaluation {trial.user_attrs["best_step"]} of {config.search.evaluations}:
+
+| metric | value |
+| --- | --- |
+{figures}
+
+The best of many trials looks better on its validation rows than it is. `hpsearch compare` measures it on the sealed test
+split, against the defaults and over several seeds.
+
+## Data
+
+`{_cell(config.data.train)}`, fingerprint `{data.fingerprint()}`. This card quotes no row of it.
+"""
+
+
+def _cell(value: object) -> str:
+    """Return a value as it may stand in a Markdown table."""
+    text = f"{value:.6g}" if isinstance(value, float) else str(value)
+    for mark in ("\\", "|", "`", "<", "[", "*", "_"):
+        text = text.replace(mark, f"\\{mark}") if mark != "_" else text
+    return " ".join(text.split())

@@ -1,0 +1,87 @@
+"""Folders that appear whole: a model folder with a manifest, written aside and renamed when it is complete."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from hpsearch.errors import UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+MANIFEST = "manifest.json"
+
+
+@contextlib.contextmanager
+def appearing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """Give a folder to write into, which takes the final name when the block ends without an error.
+
+    Args:
+        folder: The final name.
+        overwrite: Whether a folder of that name is replaced; it stays until the new one is complete.
+
+    Raises:
+        UsageError: If the final name is taken and `overwrite` is false.
+    """
+    check_free(folder, overwrite=overwrite)
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    aside = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    aside.mkdir()
+    try:
+        yield aside
+        _sync(aside)
+        if folder.exists():
+            folder.rename(old)
+        aside.rename(folder)
+    finally:
+        # Left on failure, and the replaced folder on success: both are this function's own.
+        shutil.rmtree(aside, ignore_errors=True)
+        if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
+
+
+def check_free(folder: Path, *, overwrite: bool) -> None:
+    """Refuse a name that is taken.
+
+    Raises:
+        UsageError: If it is a file, a link, or a folder that may not be replaced.
+    """
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageError(f"{folder}: expected a folder or a free name, got a file or a link; choose another --output")
+    if folder.exists() and not overwrite:
+        raise UsageError(f"{folder}: expected a free name, got a folder that is there; add --overwrite to replace it")
+    if folder.exists() and any(folder.iterdir()) and read_manifest(folder) is None:
+        raise UsageError(
+            f"{folder}: expected a folder written by hpsearch, got one without its {MANIFEST}; it is not replaced"
+        )
+
+
+def write_manifest(folder: Path, manifest: dict[str, Any]) -> None:
+    """Write what a folder holds; the last file to be written."""
+    text = json.dumps(manifest, indent=2, ensure_ascii=False, sort_keys=True)
+    (folder / MANIFEST).write_text(text + "\n", encoding="utf-8")
+
+
+def read_manifest(folder: Path) -> dict[str, Any] | None:
+    """Return a folder's manifest, or None where there is none to be read."""
+    try:
+        manifest = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    return manifest if isinstance(manifest, dict) else None
+
+
+def _sync(folder: Path) -> None:
+    """Force a folder's files to the disk, so that a rename never outlives what it names."""
+    for path in [*folder.rglob("*"), folder]:
+        handle = os.open(path, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)

@@ -1,0 +1,321 @@
+"""Results as text and as JSON documents: pure functions that return what the command line prints.
+
+The keys of the documents are a contract with scripts. Tables are laid out by rich, which knows that Hangul is two cells
+wide; symbols of our own are ASCII, because `+-` and `-` have one width everywhere.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import statistics
+from typing import TYPE_CHECKING, Any
+
+from optuna.trial import TrialState
+from rich import box
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from hpsearch.study import best_trial, standing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Sequence
+    from pathlib import Path
+
+    import optuna
+    from optuna.trial import FrozenTrial
+
+    from hpsearch.baseline import BaselineResult
+    from hpsearch.compare import Comparison, Side
+    from hpsearch.export import Export
+
+Document = dict[str, Any]
+
+
+# --- Documents --------------------------------------------------------------------------------------------------------
+
+
+def studies_document(studies: Iterable[optuna.Study]) -> list[Document]:
+    """Return one entry a study, for `list --json`."""
+    return [_study_entry(study) for study in studies]
+
+
+def study_document(study: optuna.Study) -> Document:
+    """Return a study with its trials, for `show --json`."""
+    entry = _study_entry(study)
+    del entry["last_active"]
+    return {**entry, "trials": [_trial_entry(trial) for trial in study.get_trials(deepcopy=False)]}
+
+
+def comparison_document(comparison: Comparison) -> Document:
+    """Return a comparison, for `compare --json`."""
+    return {
+        "study": comparison.study,
+        "trial": comparison.trial,
+        "metric": comparison.metric,
+        "test_rows": comparison.test_rows,
+        "seeds": list(comparison.seeds),
+        "default": _side_entry(comparison.default),
+        "tuned": _side_entry(comparison.tuned),
+        "linear": comparison.linear,
+        "difference": {
+            "mean": comparison.difference.mean,
+            "ci95": [comparison.difference.low, comparison.difference.high],
+        },
+        "verdict": comparison.verdict,
+    }
+
+
+def export_document(export: Export) -> Document:
+    """Return what was exported, for `export-best --json`."""
+    return {
+        "study": export.study,
+        "trial": export.trial,
+        "output": str(export.folder),
+        "metric": export.metric,
+        "value": export.stored_value,
+        "reloaded_value": export.reloaded_value,
+    }
+
+
+def baseline_document(result: BaselineResult) -> Document:
+    """Return a baseline's figures, for `baseline --json`."""
+    return {
+        "loop": result.loop,
+        "train_rows": result.train_rows,
+        "test_rows": result.test_rows,
+        "epochs": result.epochs,
+        "steps": result.optimizer_steps,
+        "padded_width": {"train": result.padded_width_train, "test": result.padded_width_test},
+        "losses": [{"step": step, "loss": loss} for step, loss in result.train_losses],
+        "epoch_rows": [
+            {"epoch": row.epoch, "loss": row.loss, "accuracy": row.accuracy, "f1": row.f1} for row in result.epoch_rows
+        ],
+        "mean_train_loss": result.mean_train_loss,
+        "train_seconds": result.train_seconds,
+        "test": {"loss": result.loss, "accuracy": result.accuracy, "f1": result.f1, "mcc": result.mcc},
+        "eval_seconds": result.eval_seconds,
+    }
+
+
+def _study_entry(study: optuna.Study) -> Document:
+    trials = study.get_trials(deepcopy=False)
+    counts = standing(study, 0)
+    best = best_trial(study) if counts.best_number is not None else None
+    active = max((t.datetime_complete or t.datetime_start for t in trials if t.datetime_start), default=None)
+    return {
+        "study": study.study_name,
+        "metric": (study.metric_names or ["value"])[0],
+        "direction": study.direction.name.lower(),
+        "best": {"number": best.number, "value": best.value, "params": best.params} if best else None,
+        "n_complete": counts.n_finished - counts.n_pruned,
+        "n_pruned": counts.n_pruned,
+        "n_failed": counts.n_failed,
+        "n_running": sum(trial.state == TrialState.RUNNING for trial in trials),
+        "last_active": active.isoformat(timespec="seconds") if active else None,
+    }
+
+
+def _trial_entry(trial: FrozenTrial) -> Document:
+    duration = trial.duration
+    return {
+        "number": trial.number,
+        "state": _STATES[trial.state],
+        "value": trial.value,
+        "params": trial.params,
+        "intermediate_values": {str(step): value for step, value in sorted(trial.intermediate_values.items())},
+        "duration_s": round(duration.total_seconds(), 3) if duration else None,
+        "attrs": trial.user_attrs,
+    }
+
+
+_STATES = {
+    TrialState.COMPLETE: "complete",
+    TrialState.PRUNED: "pruned",
+    TrialState.FAIL: "failed",
+    TrialState.RUNNING: "running",
+    TrialState.WAITING: "waiting",
+}
+
+
+def _side_entry(side: Side) -> Document:
+    return {"params": side.params, "f1": list(side.f1), "accuracy": list(side.accuracy)}
+
+
+# --- Text -------------------------------------------------------------------------------------------------------------
+
+
+def studies_text(documents: Sequence[Document], width: int) -> str:
+    """Return a table of studies."""
+    if not documents:
+        return "no studies yet; start one with `hpsearch run`\n"
+    table = _table("study", "metric", "best", "trial", "complete", "pruned", "failed", "last active")
+    for entry in documents:
+        best = entry["best"] or {"value": None, "number": None}
+        counts = (entry[name] for name in ("n_complete", "n_pruned", "n_failed"))
+        row = (entry["study"], entry["metric"], best["value"], best["number"], *counts, entry["last_active"])
+        table.add_row(*map(_cell, row))
+    return _render(table, width)
+
+
+def study_text(document: Document, width: int) -> str:
+    """Return a study's counts, best trial and a table of its trials."""
+    lines = [
+        f"study {document['study']}   {document['metric']}, {document['direction']}   "
+        f"{document['n_complete']} complete, {document['n_pruned']} pruned, {document['n_failed']} failed"
+        + (f", {document['n_running']} running" if document["n_running"] else "")
+    ]
+    if best := document["best"]:
+        lines.append(f"best  trial {best['number']}   {document['metric']} {best['value']:.4f}   {_params(best['params'])}")
+    table = _table("#", "state", document["metric"], "at", "time", "hyperparameters or reason")
+    for trial in document["trials"]:
+        attrs = trial["attrs"]
+        at = f"{attrs['best_step']}" if "best_step" in attrs else str(len(trial["intermediate_values"]) or "-")
+        seconds = "-" if trial["duration_s"] is None else f"{trial['duration_s']:.0f} s"
+        role = "defaults: " if attrs.get("role") == "defaults" else ""
+        what = attrs["failure"] if trial["state"] == "failed" and "failure" in attrs else _params(trial["params"])
+        table.add_row(*map(_cell, (trial["number"], trial["state"], trial["value"], at, seconds, role + what)))
+    return "\n".join([*lines, "", _render(table, width)])
+
+
+def study_csv(document: Document) -> str:
+    """Return the trials as CSV, a column for each hyperparameter and each intermediate value."""
+    params = sorted({name for trial in document["trials"] for name in trial["params"]})
+    steps = sorted({int(step) for trial in document["trials"] for step in trial["intermediate_values"]})
+    out = io.StringIO()
+    writer = csv.writer(out, lineterminator="\n")
+    writer.writerow(["number", "state", "value", "duration_s", *params, *(f"evaluation_{step}" for step in steps)])
+    for trial in document["trials"]:
+        values = [trial["params"].get(name) for name in params]
+        curve = [trial["intermediate_values"].get(str(step)) for step in steps]
+        writer.writerow([trial["number"], trial["state"], trial["value"], trial["duration_s"], *values, *curve])
+    return out.getvalue()
+
+
+def comparison_text(comparison: Comparison, width: int) -> str:
+    """Return both sides per seed, the linear baseline, the difference and the verdict."""
+    table = _table("", *(f"seed {seed}" for seed in comparison.seeds), "mean", "sd")
+    for name, side in (("defaults", comparison.default), (f"tuned (trial {comparison.trial})", comparison.tuned)):
+        for metric, values in (("F1", side.f1), ("accuracy", side.accuracy)):
+            spread = statistics.stdev(values) if len(values) > 1 else None
+            table.add_row(f"{name} {metric}", *map(_cell, (*values, statistics.fmean(values), spread)))
+    for metric, key in (("F1", "f1"), ("accuracy", "accuracy")):
+        blanks = [""] * len(comparison.seeds)
+        table.add_row(f"TF-IDF + logistic regression {metric}", *blanks, _cell(comparison.linear[key]), "")
+    tuned, default = (_params(side.params) for side in (comparison.tuned, comparison.default))
+    interval = comparison.difference
+    return (
+        f"study {comparison.study}: {comparison.test_rows:,} sealed test rows, {len(comparison.seeds)} seeds\n"
+        f"defaults  {default}\ntuned     {tuned}\n\n{_render(table, width)}\n"
+        f"tuned - defaults  {comparison.metric} {interval.mean:+.4f}, 95 % interval {interval.low:+.4f} to "
+        f"{interval.high:+.4f} (paired bootstrap over test rows and seeds)\n"
+        f"verdict: {comparison.verdict}\n"
+    )
+
+
+def export_text(export: Export) -> str:
+    """Return where the model is and what it scores."""
+    return (
+        f"{export.folder}: trial {export.trial} of study {export.study}\n"
+        f"{export.metric} on the validation rows {export.stored_value:.4f} in the study, "
+        f"{export.reloaded_value:.4f} reloaded in a fresh process\n"
+    )
+
+
+def baseline_text(result: BaselineResult, width: int) -> str:
+    """Return the loss table and the test scores of one of the tutorial's systems."""
+    parts = [
+        f"loop {result.loop}: {result.train_rows:,} training rows, {result.epochs:g} epochs, "
+        f"{result.optimizer_steps:,} optimizer steps, {result.train_seconds:.1f} s; padded to "
+        f"{result.padded_width_train} tokens (test {result.padded_width_test})\n"
+    ]
+    if result.train_losses:
+        table = _table("step", "training loss")
+        for step, loss in result.train_losses:
+            table.add_row(str(step), _cell(loss))
+        parts.append(_render(table, width))
+    if result.epoch_rows:
+        table = _table("epoch", "loss", "accuracy", "F1")
+        for row in result.epoch_rows:
+            table.add_row(str(row.epoch), *map(_cell, (row.loss, row.accuracy, row.f1)))
+        parts.append(_render(table, width))
+    parts.append(
+        f"mean training loss {result.mean_train_loss:.4f}\n"
+        f"on {result.test_rows:,} test rows: loss {result.loss:.4f}, accuracy {result.accuracy:.4f}, F1 {result.f1:.4f} "
+        f"({result.eval_seconds:.1f} s)\n"
+    )
+    return "\n".join(parts)
+
+
+def inspection_text(document: Document, width: int) -> str:
+    """Return what `inspect` found, as tables."""
+    table = _table("", "sampled", "blank", "dropped", "rows", "duplicates", "tokens min/median/p95/max", "cut", "[UNK]")
+    for name, split in document["splits"].items():
+        tokens = split["tokens"]
+        lengths = f"{tokens['min']} / {tokens['median']:g} / {tokens['p95']:g} / {tokens['max']}"
+        counts = (split[key] for key in ("sampled", "blank", "dropped_overlaps", "rows", "duplicates"))
+        table.add_row(name, *map(_cell, (*counts, lengths, split["cut"])), f"{split['unknown_share']:.2%}")
+    labels = _table("", *document["labels"])
+    for name, split in document["splits"].items():
+        shares = [f"{n:,} ({n / split['rows']:.1%})" for n in split["label_counts"].values()]
+        labels.add_row(name, *shares)
+    overlaps = ", ".join(f"{n} {pair.replace('_', ' in ')}" for pair, n in document["overlaps"].items())
+    example = document["example"]
+    return (
+        f"{_clean(document['source'])}, fingerprint {document['fingerprint']}, inputs of up to {document['max_length']} tokens\n\n"
+        f"{_render(table, width)}\n{_render(labels, width)}\n"
+        f"texts that also stand in another split: {overlaps}\n\n"
+        f"first training row ({example['row']}), label {_clean(example['label'])}\n"
+        f"  text    {_clean(example['text'])}\n  tokens  {_clean(' '.join(example['tokens']))}\n"
+        f"  ids     {' '.join(map(str, example['ids']))}\n"
+    )
+
+
+def predictions_text(texts: Sequence[str], answers: Sequence[dict[str, float]]) -> str:
+    """Return one line a text: the label, its probability, the text; separated by tabs."""
+    best = [max(answer, key=answer.__getitem__) for answer in answers]
+    return "".join(
+        f"{_clean(label)}\t{answer[label]:.4f}\t{_clean(text)}\n"
+        for text, answer, label in zip(texts, answers, best, strict=True)
+    )
+
+
+def next_steps(study: str, best: Path) -> str:
+    """Return the commands that usually follow a search."""
+    return (
+        f"next  hpsearch show {study}   hpsearch export-best --study {study}   hpsearch compare --study {study}\n"
+        f"      the best of many trials looks better than it is: compare measures it on the sealed test rows\n"
+        if not best.exists()
+        else f"next  hpsearch compare --study {study}\n"
+    )
+
+
+def _table(*columns: str) -> Table:
+    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, header_style="bold")
+    for i, column in enumerate(columns):
+        last_text = column.startswith("hyperparameters")
+        table.add_column(_clean(column), justify="left" if i == 0 or last_text or column == "state" else "right")
+    return table
+
+
+def _render(table: Table, width: int) -> str:
+    out = io.StringIO()
+    console = Console(file=out, width=width, color_system=None, force_terminal=False, safe_box=True, legacy_windows=False)
+    console.print(table)
+    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
+
+
+def _cell(value: object) -> Text:
+    if value is None:
+        return Text("-")
+    return Text(f"{value:.4f}" if isinstance(value, float) else _clean(str(value)))
+
+
+def _params(params: dict[str, Any]) -> str:
+    return "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in params.items())
+
+
+def _clean(text: str) -> str:
+    """Return text from outside without characters that could steer a terminal."""
+    return "".join(c if c.isprintable() else " " if c in "\t\r\n" else "?" for c in text)

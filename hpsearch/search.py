@@ -1,0 +1,200 @@
+"""The search: trials of a study until enough are finished.
+
+Each trial is one call of `Trainer.hyperparameter_search`, so that the count of finished trials, the time and a stop request
+are looked at between trials, and a search that was interrupted goes on as if it had not been.
+"""
+
+from __future__ import annotations
+
+import gc
+import time
+from typing import TYPE_CHECKING, Any
+
+import optuna
+
+from hpsearch.checkpoints import discard_checkpoints, worth_keeping, write_checkpoint
+from hpsearch.data import load_search_data
+from hpsearch.errors import Interrupted, StudyError
+from hpsearch.model import open_model
+from hpsearch.study import create_or_resume, open_storage, reap, requeue, running, standing, study_lock
+from hpsearch.trainer import SearchTrainer, Task
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from optuna.distributions import BaseDistribution
+    from optuna.pruners import BasePruner
+    from optuna.samplers import BaseSampler
+    from optuna.trial import FrozenTrial
+
+    from hpsearch.config import Config, SearchConfig
+    from hpsearch.observer import Observer
+    from hpsearch.study import StudyPaths
+    from hpsearch.trainer import Outcome
+
+
+def run_search(
+    config: Config,
+    paths: StudyPaths,
+    storage_url: str,
+    *,
+    observer: Observer,
+    timeout_s: float | None = None,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> optuna.Study:
+    """Run trials until the study has `config.search.trials` finished ones.
+
+    Args:
+        config: What to search.
+        paths: Where checkpoints go.
+        storage_url: Where the study is kept.
+        observer: Is told what happens.
+        timeout_s: No trial starts after this many seconds.
+        stop_requested: Asked after every optimizer step; True ends the search within seconds.
+
+    Raises:
+        Interrupted: If a stop was requested; the running trial's parameters are tried first by the next run.
+        StudyError: If another process runs this study, or `max_failures` trials in a row have failed.
+        UsageError: If config, data or model cannot be used, or the study was started with others. Nothing is written then.
+    """
+    deadline = time.monotonic() + timeout_s if timeout_s is not None else None
+    task = prepare(config)
+    storage = open_storage(storage_url, create=True)
+    lock = study_lock(config, data=task.data.fingerprint(), model=task.model.fingerprint)
+    with running(paths):
+        study = create_or_resume(storage, paths.study, config, lock)
+        for number in reap(study):
+            observer.note(f"trial {number} was cut short when its process died; its parameters are tried again")
+        discard_checkpoints(study, paths, config.search.keep_checkpoints)
+        if standing(study, config.search.trials).n_finished < config.search.trials:
+            trainer = SearchTrainer(task, folder=paths.folder, observer=observer, stop_requested=stop_requested)
+            _run_trials(trainer, study, paths, observer=observer, deadline=deadline, stop_requested=stop_requested)
+    return study
+
+
+def prepare(config: Config) -> Task:
+    """Read the search's rows and open its model, without writing anything.
+
+    Raises:
+        UsageError: If config, data or model cannot be used.
+        HubError: If something lives on a Hub that does not answer.
+    """
+    data = load_search_data(config.data)
+    model = open_model(config.model, tuple(config.defaults.dropouts()))
+    return Task(config=config, model=model, data=data)
+
+
+def _run_trials(
+    trainer: SearchTrainer,
+    study: optuna.Study,
+    paths: StudyPaths,
+    *,
+    observer: Observer,
+    deadline: float | None,
+    stop_requested: Callable[[], bool],
+) -> None:
+    search = trainer.task.config.search
+
+    def keep(trial: optuna.Trial, outcome: Outcome) -> None:
+        # Before the trial is told complete: a complete trial always has its checkpoint.
+        if worth_keeping(study, outcome.value, search.keep_checkpoints):
+            model = trainer.trained_model()
+            write_checkpoint(paths, trial.number, outcome, model, trainer.task.model.tokenizer)
+
+    trainer.keep_outcome = keep
+    sampler, pruner = sampler_of(search), pruner_of(search)
+    # What is alive now lives as long as the search; the collections that the Trainer forces in every trial (three, 0.5 s)
+    # need not walk over it.
+    gc.collect()
+    gc.freeze()
+    failures_in_a_row = 0
+    observer.study_changed(standing(study, search.trials))
+    while (now := standing(study, search.trials)).n_finished < search.trials:
+        if stop_requested():
+            raise Interrupted
+        if deadline is not None and time.monotonic() >= deadline:
+            observer.note(f"time is up with {now.n_finished} of {search.trials} trials finished; run again to go on")
+            break
+        try:
+            trainer.search_one(study, sampler, pruner)
+            failures_in_a_row = 0
+        except Interrupted:
+            requeue(study, study.get_trials(deepcopy=False)[-1])
+            raise
+        except Exception as error:
+            # One bad trial costs one trial. Its reason is stored with it and shown.
+            failures_in_a_row += 1
+            if failures_in_a_row >= search.max_failures:
+                raise StudyError(
+                    f"study {study.study_name!r}: expected a trial that works, got {failures_in_a_row} failed ones in a "
+                    f"row, the last with {type(error).__name__}: {error}; mend the cause and run again"
+                ) from error
+        finally:
+            discard_checkpoints(study, paths, search.keep_checkpoints)
+            observer.study_changed(standing(study, search.trials))
+
+
+# --- Samplers and pruners ---------------------------------------------------------------------------------------------
+
+
+class SeededByTrial(optuna.samplers.BaseSampler):
+    """Draws each trial with a sampler of its own, seeded by the study's seed and the trial's number.
+
+    A sampler's random state dies with its process, and a new one of the same seed repeats its first draws. With a seed of
+    its own for each trial a resumed search draws what an undisturbed one would have drawn.
+    """
+
+    def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
+        """Take how to make a sampler from a seed, and the study's seed."""
+        self._make = make
+        self._seed = seed
+        self._sampler = make(seed)
+
+    def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
+        """Make the trial's sampler."""
+        # 1,000,003 is prime: neighbouring study seeds share no trial seed within a million trials.
+        self._sampler = self._make((self._seed + 1_000_003 * trial.number) % 2**32)
+        self._sampler.before_trial(study, trial)
+
+    def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
+        """Return what is drawn together."""
+        return self._sampler.infer_relative_search_space(study, trial)
+
+    def sample_relative(
+        self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]
+    ) -> dict[str, Any]:
+        """Draw what is drawn together."""
+        return self._sampler.sample_relative(study, trial, search_space)
+
+    def sample_independent(
+        self, study: optuna.Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
+    ) -> Any:
+        """Draw one value on its own."""
+        return self._sampler.sample_independent(study, trial, param_name, param_distribution)
+
+
+SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=8),
+    "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
+    "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
+}
+
+PRUNERS: dict[str, Callable[[int], BasePruner]] = {
+    # A high learning rate looks bad until it has decayed, so nothing is pruned in the first quarter of its schedule.
+    "median": lambda k: optuna.pruners.MedianPruner(n_startup_trials=5, n_warmup_steps=-(-k // 4), n_min_trials=3),
+    "successive-halving": lambda k: optuna.pruners.SuccessiveHalvingPruner(
+        min_resource=max(1, k // 4), reduction_factor=2
+    ),
+    "hyperband": lambda k: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=k, reduction_factor=2),
+    "none": lambda k: optuna.pruners.NopPruner(),  # noqa: ARG005
+}
+
+
+def sampler_of(search: SearchConfig) -> BaseSampler:
+    """Return the sampler a search names."""
+    return SeededByTrial(SAMPLERS[search.sampler], search.seed)
+
+
+def pruner_of(search: SearchConfig) -> BasePruner:
+    """Return the pruner a search names, for its number of evaluations."""
+    return PRUNERS[search.pruner](search.evaluations)

@@ -1,0 +1,362 @@
+"""Studies: where they are kept, when one may be resumed, and what they hold.
+
+A study remembers the configuration it was started with and refuses to go on with another one, because trials of different
+data, models or spaces cannot be compared.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import optuna
+import sqlalchemy
+from filelock import FileLock, Timeout
+from optuna.trial import TrialState
+from sqlalchemy.engine import URL, make_url
+from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+
+from hpsearch.config import Config, build_config
+from hpsearch.errors import StudyError, UsageError
+from hpsearch.observer import Standing
+
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
+    from optuna.storages import BaseStorage
+    from optuna.trial import FrozenTrial
+
+DEFAULT_STORAGE = "sqlite:///studies/hpsearch.db"
+FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_SQLITE_TIMEOUT_S = 60.0  # how long a writer waits for another one, such as a dashboard
+_LOCK_ATTRIBUTE, _CONFIG_ATTRIBUTE = "lock", "config"
+
+
+# --- Where studies are kept -------------------------------------------------------------------------------------------
+
+
+@dataclass(frozen=True, slots=True)
+class StudyPaths:
+    """The owner of every path that belongs to a study."""
+
+    root: Path
+    """The studies folder."""
+    study: str
+
+    @classmethod
+    def of(cls, storage_url: str, study: str) -> StudyPaths:
+        """Return the paths of a study: beside an SQLite file, else in `studies/`."""
+        check_study_name(study)
+        database = _sqlite_file(_parse_url(storage_url))
+        return cls(root=database.parent if database else Path("studies"), study=study)
+
+    @property
+    def folder(self) -> Path:
+        """Everything of this study that is not in the database."""
+        return self.root / self.study
+
+    @property
+    def run_lock(self) -> Path:
+        """Held by the process that runs trials; released by the system when it dies."""
+        return self.folder / "run.lock"
+
+    @property
+    def log(self) -> Path:
+        """What the libraries said during runs."""
+        return self.folder / "run.log"
+
+    @property
+    def best(self) -> Path:
+        """Where `export-best` writes unless told otherwise."""
+        return self.folder / "best"
+
+    @property
+    def comparison(self) -> Path:
+        """Runs that `compare` has finished."""
+        return self.folder / "comparison"
+
+    def checkpoint(self, number: int) -> Path:
+        """Return the folder of a trial's best weights."""
+        return self.folder / f"trial-{number:04d}"
+
+
+def check_study_name(name: str) -> None:
+    """Refuse a name that could not be a folder's everywhere.
+
+    Raises:
+        UsageError: With what a name may hold.
+    """
+    if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
+        raise UsageError(
+            f"study {name!r}: expected up to 100 letters, digits, '_', '-', '+' and '.', not starting with a mark; "
+            f"choose another --study"
+        )
+
+
+def redact(url: str) -> str:
+    """Return a storage URL without its password, for messages."""
+    try:
+        parsed = make_url(url)
+    except ArgumentError:
+        return re.sub(r"//[^@/]*@", "//***@", url)
+    secret = re.compile(r"pass|secret|token|key", re.IGNORECASE)
+    query = {name: "***" if secret.search(name) else value for name, value in parsed.query.items()}
+    return parsed.set(query=query).render_as_string(hide_password=True)
+
+
+def open_storage(url: str, *, create: bool) -> BaseStorage:
+    """Open a storage for reading and writing.
+
+    SQLite is set to write-ahead logging, so that a dashboard reads while a search writes, and waits for other writers.
+
+    Args:
+        url: An SQLAlchemy URL, such as `sqlite:///studies/hpsearch.db`.
+        create: Whether an SQLite file and its folder may be made.
+
+    Raises:
+        UsageError: If the URL cannot be read, or names a file that is not there or is no database.
+        StudyError: If the database does not answer.
+    """
+    parsed = _parse_url(url)
+    database = _sqlite_file(parsed)
+    if database is None:
+        return _open(url, {})
+    if not database.exists() and not create:
+        raise UsageError(f"storage {url}: expected an SQLite file at {database}, got none; start one with `hpsearch run`")
+    _check_sqlite(database)
+    connect_args = {"connect_args": {"timeout": _SQLITE_TIMEOUT_S}}
+    if database.exists() and database.stat().st_size:
+        return _open(url, connect_args)
+    try:
+        database.parent.mkdir(parents=True, exist_ok=True)
+        # Two processes that create the tables at once crash (alembic's version row), so there is one creator.
+        with FileLock(f"{database}.lock"):
+            engine = sqlalchemy.create_engine(parsed)
+            with engine.connect() as connection:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # a property of the file, kept from here on
+            engine.dispose()
+            return _open(url, connect_args)
+    except OSError as error:
+        raise StudyError(f"storage {url}: expected to create {database}, got: {error.strerror or error}") from error
+
+
+def _open(url: str, engine_kwargs: dict[str, Any]) -> BaseStorage:
+    try:
+        return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs))
+    except ImportError as error:
+        raise UsageError(f"storage {redact(url)}: expected a database driver, got: {error}; install it") from error
+    except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
+        problem = " ".join(str(error).split()).replace(url, redact(url))
+        raise StudyError(f"storage {redact(url)}: expected a database of Optuna studies, got: {problem}") from error
+
+
+def _parse_url(url: str) -> URL:
+    try:
+        return make_url(url)
+    except ArgumentError as error:
+        raise UsageError(
+            f"storage {redact(url)}: expected a URL such as {DEFAULT_STORAGE}, got something else"
+            + (f"; did you mean sqlite:///{url}?" if url.endswith((".db", ".sqlite", ".sqlite3")) else "")
+        ) from error
+
+
+def _sqlite_file(url: URL) -> Path | None:
+    if url.get_backend_name() != "sqlite":
+        return None
+    if not url.database or url.database == ":memory:":
+        raise UsageError("storage: expected an SQLite file, got a database in memory, which no second command can read")
+    return Path(url.database)
+
+
+def _check_sqlite(database: Path) -> None:
+    if database.is_dir():
+        raise UsageError(f"storage: expected an SQLite file, got the folder {database}")
+    if database.exists() and database.stat().st_size:
+        with database.open("rb") as file:
+            head = file.read(16)
+        if head != b"SQLite format 3\0":
+            raise UsageError(f"storage: expected an SQLite file, got {database}, which is another kind of file")
+
+
+# --- One study --------------------------------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def running(paths: StudyPaths) -> Iterator[None]:
+    """Be the one process on this machine that runs trials of a study.
+
+    Raises:
+        StudyError: If another process is.
+    """
+    paths.folder.mkdir(parents=True, exist_ok=True)
+    lock = FileLock(paths.run_lock)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout as error:
+        raise StudyError(
+            f"study {paths.study!r}: expected that no one runs it, got another `hpsearch` at work on it; "
+            f"wait for it, or choose another --study"
+        ) from error
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def study_lock(config: Config, *, data: str, model: str) -> dict[str, Any]:
+    """Return everything that must stay the same for trials to be comparable.
+
+    Args:
+        config: The search's configuration.
+        data: Fingerprint of the rows.
+        model: Fingerprint of the model.
+    """
+    return {
+        "data": data,
+        "model": model,
+        "metric": config.metric,
+        "direction": "maximize",
+        "defaults": config.defaults.model_dump(mode="json"),
+        "space": {name: dimension.model_dump(mode="json") for name, dimension in config.space.items()},
+        "evaluations": config.search.evaluations,
+        "seed": config.search.seed,
+        "max_length": config.model.max_length,
+    }
+
+
+def create_or_resume(storage: BaseStorage, name: str, config: Config, lock: dict[str, Any]) -> optuna.Study:
+    """Return the study of that name, new with the defaults as its first trial, or resumed.
+
+    Raises:
+        UsageError: If a study of that name was started with something else; with every difference.
+    """
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    stored = study.user_attrs.get(_LOCK_ATTRIBUTE)
+    if stored is None:
+        if any(trial.user_attrs.get("role") != "defaults" for trial in study.get_trials(deepcopy=False)):
+            raise UsageError(f"study {name!r}: expected a study started by hpsearch, got another; choose another --study")
+        study.set_metric_names([config.metric])
+        study.set_user_attr(_CONFIG_ATTRIBUTE, config.model_dump(mode="json"))
+        if not study.get_trials(deepcopy=False):
+            enqueue_defaults(study, config)
+        # The lock is written last: a study without one was not finished being made, and is finished here.
+        study.set_user_attr(_LOCK_ATTRIBUTE, lock)
+        return study
+    differences = list(_differences(stored, json.loads(json.dumps(lock))))
+    if differences:
+        lines = "\n".join(f"  {line}" for line in differences)
+        raise UsageError(
+            f"study {name!r}: expected what it was started with, got a difference:\n{lines}\n"
+            f"Restore it, or start another study with --study NAME"
+        )
+    return study
+
+
+def enqueue_defaults(study: optuna.Study, config: Config) -> None:
+    """Put the defaults first in line."""
+    values = {name: getattr(config.defaults, name) for name in config.space}
+    study.enqueue_trial(values, user_attrs={"role": "defaults"})
+
+
+def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Put a failed trial's parameters in line again, once, in the trial's own role."""
+    if any(other.user_attrs.get("retry_of") == trial.number for other in study.get_trials(deepcopy=False)):
+        return
+    kept = {name: value for name, value in trial.user_attrs.items() if name == "role"}
+    values = trial.params or trial.system_attrs.get("fixed_params", {})
+    if values:
+        study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number})
+
+
+def reap(study: optuna.Study) -> list[int]:
+    """Fail the trials that a killed process left running, and put their parameters in line again.
+
+    Call it while holding the run lock: then no other process can be at work on them.
+
+    Returns:
+        Their numbers.
+    """
+    orphans = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    for trial in orphans:
+        optuna.trial.Trial(study, trial._trial_id).set_user_attr("failure", "the process died")  # noqa: SLF001
+        requeue(study, trial)  # before the trial is closed: killed in between, the next run comes here again
+        study.tell(trial.number, state=TrialState.FAIL)
+    return [trial.number for trial in orphans]
+
+
+def load_study(storage: BaseStorage, name: str | None) -> optuna.Study:
+    """Return a study, by default the one in which a trial started last.
+
+    Raises:
+        UsageError: If there is no study of that name; with the names there are.
+    """
+    if name is None:
+        summaries = optuna.get_all_study_summaries(storage)
+        if not summaries:
+            raise UsageError("storage: expected a study, got none; start one with `hpsearch run`")
+        latest = max(summaries, key=lambda s: (s.datetime_start is not None, s.datetime_start or 0, s._study_id))  # noqa: SLF001
+        name = latest.study_name
+    elif name not in (names := optuna.study.get_all_study_names(storage)):
+        raise UsageError(
+            f"study {name!r}: expected one of {', '.join(map(repr, sorted(names))) or '(there is none yet)'}, "
+            f"got another name"
+        )
+    return optuna.load_study(study_name=name, storage=storage)
+
+
+def stored_config(study: optuna.Study) -> Config:
+    """Return the configuration a study was started with.
+
+    Raises:
+        UsageError: If hpsearch did not start it.
+    """
+    tree = study.user_attrs.get(_CONFIG_ATTRIBUTE)
+    if not isinstance(tree, dict):
+        raise UsageError(f"study {study.study_name!r}: expected a study started by hpsearch, got one without a config")
+    return build_config(tree, where=f"study {study.study_name!r}")
+
+
+def best_trial(study: optuna.Study) -> FrozenTrial:
+    """Return the complete trial with the highest value, the earliest of equals.
+
+    Raises:
+        StudyError: If no trial is complete.
+    """
+    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
+    if not complete:
+        counts = standing(study, 0)
+        raise StudyError(
+            f"study {study.study_name!r}: expected a complete trial, got {counts.n_pruned} pruned and "
+            f"{counts.n_failed} failed; run it further with `hpsearch run --study {study.study_name}`"
+        )
+    return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number))
+
+
+def standing(study: optuna.Study, n_trials: int) -> Standing:
+    """Return where a study stands on the way to `n_trials` finished trials."""
+    trials = study.get_trials(deepcopy=False)
+    counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
+    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
+    return Standing(
+        n_finished=counts[TrialState.COMPLETE] + counts[TrialState.PRUNED],
+        n_pruned=counts[TrialState.PRUNED],
+        n_failed=counts[TrialState.FAIL],
+        n_trials=n_trials,
+        best_number=best.number if best else None,
+        best_value=best.value if best else None,
+    )
+
+
+def _differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = "") -> Iterator[str]:
+    for key in sorted({*stored, *asked}):
+        name = f"{prefix}{key}"
+        old, new = stored.get(key), asked.get(key)
+        if isinstance(old, dict) and isinstance(new, dict):
+            yield from _differences(old, new, f"{name}.")
+        elif old != new:
+            yield f"{name}: started with {json.dumps(old, ensure_ascii=False)}, now {json.dumps(new, ensure_ascii=False)}"
