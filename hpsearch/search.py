@@ -16,7 +16,7 @@ from hpsearch.checkpoints import discard_checkpoints, worth_keeping, write_check
 from hpsearch.data import load_search_data
 from hpsearch.errors import Interrupted, StudyError
 from hpsearch.model import open_model
-from hpsearch.study import create_or_resume, open_storage, reap, requeue, running, standing, study_lock
+from hpsearch.study import create_or_resume, reap, requeue, running, standing, study_lock
 from hpsearch.trainer import SearchTrainer, Task
 
 if TYPE_CHECKING:
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from optuna.distributions import BaseDistribution
     from optuna.pruners import BasePruner
     from optuna.samplers import BaseSampler
+    from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
 
     from hpsearch.config import Config, SearchConfig
@@ -34,20 +35,20 @@ if TYPE_CHECKING:
 
 
 def run_search(
-    config: Config,
+    task: Task,
+    storage: BaseStorage,
     paths: StudyPaths,
-    storage_url: str,
     *,
     observer: Observer,
     timeout_s: float | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> optuna.Study:
-    """Run trials until the study has `config.search.trials` finished ones.
+    """Run trials until the study has `search.trials` finished ones.
 
     Args:
-        config: What to search.
-        paths: Where checkpoints go.
-        storage_url: Where the study is kept.
+        task: What is searched, from `prepare`.
+        storage: Where the study is kept.
+        paths: The study's name and folder.
         observer: Is told what happens.
         timeout_s: No trial starts after this many seconds.
         stop_requested: Asked after every optimizer step; True ends the search within seconds.
@@ -55,11 +56,10 @@ def run_search(
     Raises:
         Interrupted: If a stop was requested; the running trial's parameters are tried first by the next run.
         StudyError: If another process runs this study, or `max_failures` trials in a row have failed.
-        UsageError: If config, data or model cannot be used, or the study was started with others. Nothing is written then.
+        UsageError: If the study was started with other data, another model or other settings.
     """
+    config = task.config
     deadline = time.monotonic() + timeout_s if timeout_s is not None else None
-    task = prepare(config)
-    storage = open_storage(storage_url, create=True)
     lock = study_lock(config, data=task.data.fingerprint(), model=task.model.fingerprint)
     with running(paths):
         study = create_or_resume(storage, paths.study, config, lock)

@@ -1,0 +1,25 @@
+"""Tune the fine-tuning of a text classifier, keep every trial, and learn whether it helped.
+
+Data flows one way, and a module imports only from lines below its own:
+
+=============  =========================================================================
+cli            commands: parse, call one function, print
+progress       a search on a terminal, live or line by line
+report         results as text and JSON documents
+dashboard      optuna-dashboard behind a guard
+export         best trial -> model folder, checked in a fresh process
+compare        defaults against tuned on the sealed test rows
+baseline       the tutorial's own two training systems
+audit          what there is to know about the data before a search
+search         trials of a study until enough are finished
+checkpoints    weights of the best trials on disk
+study          where studies are kept, when they may be resumed
+trainer        one training, inside a search or outside
+model, data    the encoder; the labelled rows and their splits
+scores         the metrics as an `evaluate` module; `metrics` has the arithmetic
+bootstrap      how sure a difference is
+folders        folders that appear whole
+config, space  what is searched
+errors         what can go wrong
+=============  =========================================================================
+"""

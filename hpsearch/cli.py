@@ -1,0 +1,454 @@
+"""The command line: each command parses, calls one function of the library and prints what it returns.
+
+Results go to stdout, progress and messages to stderr. Heavy libraries are imported inside the command that needs them, so
+that `--help` and the reading commands start at once.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import logging
+import re
+import shutil
+import signal
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from hpsearch.errors import HpsearchError, UsageError
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from hpsearch.config import Config
+
+DEFAULT_CONFIG = "nsmc-mbert"
+_STORAGE = "sqlite:///studies/hpsearch.db"
+_INTERRUPTED = 130  # as shells report a process ended by SIGINT
+_UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+class _Failure(click.ClickException):
+    """An error of the library, as Click shows it."""
+
+    def __init__(self, error: HpsearchError) -> None:
+        super().__init__(str(error))
+        self.exit_code = error.exit_code
+
+    def show(self, file: Any = None) -> None:
+        click.echo(f"error: {self.message}", file=file or sys.stderr)
+
+
+class _ErrorBoundary(click.Group):
+    """The one place where the library's errors become messages and exit codes."""
+
+    def invoke(self, ctx: click.Context) -> Any:
+        try:
+            return super().invoke(ctx)
+        except HpsearchError as error:
+            raise _Failure(error) from error
+
+
+class _Duration(click.ParamType[float]):
+    """Such as `90m`, `1h30m` or `45s`, in seconds."""
+
+    name = "duration"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
+        if isinstance(value, int | float):
+            return float(value)
+        parts = re.findall(r"(\d+)([smhd])", value)
+        seconds = sum(int(number) * _UNITS_S[unit] for number, unit in parts)
+        if not seconds or "".join(number + unit for number, unit in parts) != value:
+            self.fail(f"expected a time such as 90m, 1h30m or 45s, got {value!r}", param, ctx)
+        return float(seconds)
+
+
+# --- Options that several commands share --------------------------------------------------------------------------------
+
+_storage_option = click.option(
+    "--storage", "storage_url", default=_STORAGE, envvar="HPSEARCH_STORAGE", show_default=True, metavar="URL",
+    help="Where studies are kept: a database URL of SQLAlchemy.",
+)  # fmt: skip
+_json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
+_study_option = click.option(
+    "--study", metavar="NAME", help="The study; by default the one in which a trial started last."
+)
+
+
+def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--set", "overrides", multiple=True, metavar="KEY=VALUE",
+            help="Override a key of the configuration, such as search.seed=7. Repeatable.",
+        ),
+        click.option(
+            "--config", "config_name", default=None, metavar="NAME_OR_PATH",
+            help=f"A shipped configuration or a YAML file.  [default: {DEFAULT_CONFIG}]",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
+@click.group(cls=_ErrorBoundary, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
+@click.version_option(package_name="hpsearch")
+def cli() -> None:
+    """Tune the fine-tuning of a text classifier, and learn whether it helped.
+
+    \b
+    Example:
+        hpsearch run --config quickstart
+        hpsearch export-best
+        hpsearch compare
+    """
+    for stream in (sys.stdout, sys.stderr):
+        if hasattr(stream, "reconfigure"):
+            stream.reconfigure(errors="backslashreplace")  # a terminal without Hangul shows escapes, not a traceback
+
+
+@cli.command()
+@_config_options
+@click.option("--trials", type=click.IntRange(min=1), help="Finished trials the study shall come to, over restarts.")
+@click.option("--timeout", "timeout_s", type=_Duration(), help="Start no trial after this time, such as 90m.")
+@click.option("--study", metavar="NAME", help="The study's name.  [default: the configuration's]")
+@_storage_option
+def run(
+    config_name: str | None,
+    overrides: tuple[str, ...],
+    trials: int | None,
+    timeout_s: float | None,
+    study: str | None,
+    storage_url: str,
+) -> None:
+    """Search: train trials until the study has enough finished ones.
+
+    Running it again goes on with the same study. A study that was started with other data, another model or another space is
+    refused.
+
+    \b
+    Example:
+        hpsearch run --config quickstart --trials 20
+        hpsearch run --trials 40 --timeout 90m --study long --set search.seed=7
+    """
+    from hpsearch.study import StudyPaths, open_storage
+
+    config = _config_of_run(config_name, overrides, trials, study, storage_url)
+    name = study or config.study
+    paths = StudyPaths.of(storage_url, name)
+
+    _silence_libraries()
+    from hpsearch import report
+    from hpsearch.progress import observer_for
+    from hpsearch.search import prepare, run_search
+
+    with _shown_wait("reading the data and loading the model"):
+        task = prepare(config)
+    storage = open_storage(storage_url, create=True)
+    _log_to(paths.log)
+    with (
+        _stop_signals() as stop_requested,
+        observer_for(sys.stderr, study=name, metric=config.metric, tuned=list(config.space)) as observer,
+    ):
+        try:
+            result = run_search(
+                task, storage, paths, observer=observer, timeout_s=timeout_s, stop_requested=stop_requested
+            )
+        except KeyboardInterrupt:
+            again = "the same command" if study or config_name else f"hpsearch run --study {name}"
+            observer.note(f"stopped; every finished trial is kept, and {again} goes on")
+            sys.exit(_INTERRUPTED)
+    click.echo(report.study_text(report.study_document(result), _width()), nl=False)
+    click.echo(report.next_steps(name, paths.best), nl=False, err=True)
+
+
+@cli.command("list")
+@_storage_option
+@_json_option
+def list_(storage_url: str, as_json: bool) -> None:
+    """List the studies.
+
+    \b
+    Example:
+        hpsearch list --json
+    """
+    import optuna
+
+    from hpsearch import report
+    from hpsearch.study import open_storage
+
+    _silence_libraries()
+    storage = open_storage(storage_url, create=False)
+    names = optuna.study.get_all_study_names(storage)
+    studies = report.studies_document(optuna.load_study(study_name=name, storage=storage) for name in names)
+    _print(studies if as_json else report.studies_text(studies, _width()))
+
+
+@cli.command()
+@click.argument("study", required=False)
+@_storage_option
+@_json_option
+@click.option("--csv", "as_csv", is_flag=True, help="Print the trials as CSV and nothing else.")
+def show(study: str | None, storage_url: str, as_json: bool, as_csv: bool) -> None:
+    """Show a study's trials; by default of the study in which a trial started last.
+
+    \b
+    Example:
+        hpsearch show nsmc-mbert --csv > trials.csv
+    """
+    if as_json and as_csv:
+        raise UsageError("show: expected one of --json and --csv, got both")
+    from hpsearch import report
+    from hpsearch.study import load_study, open_storage
+
+    _silence_libraries()
+    document = report.study_document(load_study(open_storage(storage_url, create=False), study))
+    if as_csv:
+        click.echo(report.study_csv(document), nl=False)
+    else:
+        _print(document if as_json else report.study_text(document, _width()))
+
+
+@cli.command("export-best")
+@_study_option
+@_storage_option
+@click.option("--output", type=click.Path(path_type=Path), help="The folder to make.  [default: studies/STUDY/best]")
+@click.option("--overwrite", is_flag=True, help="Replace a model folder that hpsearch wrote there before.")
+@_json_option
+def export_best(study: str | None, storage_url: str, output: Path | None, overwrite: bool, as_json: bool) -> None:
+    """Write the best trial's model as a Hugging Face folder, checked by loading it in a fresh process.
+
+    \b
+    Example:
+        hpsearch export-best --study nsmc-mbert --output model
+    """
+    from hpsearch.study import StudyPaths, load_study, open_storage
+
+    _silence_libraries()
+    loaded = load_study(open_storage(storage_url, create=False), study)
+    paths = StudyPaths.of(storage_url, loaded.study_name)
+    from hpsearch import export, report
+
+    with _shown_wait("reloading the model in a fresh process"):
+        result = export.export_best(loaded, paths, output or paths.best, overwrite=overwrite)
+    _print(report.export_document(result) if as_json else report.export_text(result))
+
+
+@cli.command()
+@_study_option
+@_storage_option
+@click.option("--seeds", "n_seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Trainings a side.")
+@_json_option
+def compare(study: str | None, storage_url: str, n_seeds: int, as_json: bool) -> None:
+    """Train the defaults and the best trial on fresh seeds and compare them on the sealed test rows.
+
+    \b
+    Example:
+        hpsearch compare --study nsmc-mbert --seeds 5
+    """
+    from hpsearch.study import StudyPaths, load_study, open_storage
+
+    _silence_libraries()
+    loaded = load_study(open_storage(storage_url, create=False), study)
+    paths = StudyPaths.of(storage_url, loaded.study_name)
+    from hpsearch import compare as comparing
+    from hpsearch import report
+    from hpsearch.progress import observer_for
+    from hpsearch.study import stored_config
+
+    _log_to(paths.log)
+    config = stored_config(loaded)
+    with observer_for(sys.stderr, study=loaded.study_name, metric=config.metric, tuned=list(config.space)) as observer:
+        result = comparing.compare(loaded, paths, n_seeds=n_seeds, observer=observer)
+    _print(report.comparison_document(result) if as_json else report.comparison_text(result, _width()))
+
+
+@cli.command()
+@_config_options
+@click.option(
+    "--loop", type=click.Choice(["trainer", "native"]), default="trainer", show_default=True,
+    help="The tutorial's Trainer, or its plain PyTorch loop.",
+)  # fmt: skip
+@_json_option
+def baseline(config_name: str | None, overrides: tuple[str, ...], loop: str, as_json: bool) -> None:
+    """Train as the tutorial does, with the configuration's defaults, and score the test rows.
+
+    \b
+    Example:
+        hpsearch baseline --loop native
+    """
+    from hpsearch.config import load_config
+
+    config = load_config(config_name or DEFAULT_CONFIG, overrides)
+    _silence_libraries()
+    from hpsearch import report
+    from hpsearch.baseline import run_baseline
+    from hpsearch.progress import observer_for
+
+    with observer_for(sys.stderr, study=config.study, metric=config.metric, tuned=list(config.space)) as observer:
+        result = run_baseline(config, loop="native" if loop == "native" else "trainer", observer=observer)
+    _print(report.baseline_document(result) if as_json else report.baseline_text(result, _width()))
+
+
+@cli.command()
+@_config_options
+@_json_option
+def inspect(config_name: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
+    """Show the data as a search will see it: sizes, balance, lengths, blanks, duplicates, overlaps, an example.
+
+    \b
+    Example:
+        hpsearch inspect --config quickstart
+    """
+    from hpsearch.config import load_config
+
+    config = load_config(config_name or DEFAULT_CONFIG, overrides)
+    _silence_libraries()
+    from hpsearch import report
+    from hpsearch.audit import inspect_data
+
+    with _shown_wait("reading the data"):
+        document = inspect_data(config)
+    _print(document if as_json else report.inspection_text(document, _width()))
+
+
+@cli.command()
+@click.argument("model_dir", type=click.Path(path_type=Path))
+@click.argument("texts", nargs=-1, metavar="[TEXT]...")
+@_json_option
+def predict(model_dir: Path, texts: tuple[str, ...], as_json: bool) -> None:
+    """Label texts, given as arguments or as lines of stdin, with an exported model.
+
+    Prints label, probability and text, separated by tabs.
+
+    \b
+    Example:
+        hpsearch predict studies/nsmc-mbert/best "how boring!"
+        cat reviews.txt | hpsearch predict studies/nsmc-mbert/best --json
+    """
+    _silence_libraries()
+    from hpsearch import report
+    from hpsearch.predict import predict as predict_texts
+
+    lines = list(texts) or [line.rstrip("\r\n") for line in click.get_text_stream("stdin", encoding="utf-8")]
+    answers = predict_texts(model_dir, lines)
+    if as_json:
+        best = [max(answer, key=answer.__getitem__) for answer in answers]
+        _print(
+            [
+                {"text": text, "label": label, "probabilities": answer}
+                for text, label, answer in zip(lines, best, answers, strict=True)
+            ]
+        )
+    else:
+        click.echo(report.predictions_text(lines, answers), nl=False)
+
+
+@cli.command()
+@_storage_option
+@click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
+@click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
+@click.option("--allow-writes", is_flag=True, help="Let the page change studies and notes.")
+def dashboard(storage_url: str, host: str, port: int, allow_writes: bool) -> None:
+    """Browse the studies in optuna-dashboard, read-only, also while a search is running.
+
+    \b
+    Example:
+        hpsearch dashboard --port 8080
+    """
+    from hpsearch.dashboard import make_dashboard
+    from hpsearch.study import open_storage
+
+    _silence_libraries()
+    server = make_dashboard(open_storage(storage_url, create=False), host=host, port=port, allow_writes=allow_writes)
+    shown = f"[{host}]" if ":" in host else host
+    click.echo(f"http://{shown}:{server.server_port}/dashboard", err=True)
+    with contextlib.suppress(KeyboardInterrupt):
+        server.serve_forever()
+
+
+# --- The process around a command ---------------------------------------------------------------------------------------
+
+
+def _config_of_run(
+    config_name: str | None, overrides: tuple[str, ...], trials: int | None, study: str | None, storage_url: str
+) -> Config:
+    """Return the configuration of a run: the one named, the one the study was started with, or the default."""
+    from hpsearch.config import build_config, load_config
+
+    if trials is not None:
+        overrides = (*overrides, f"search.trials={trials}")
+    if config_name is None and study is not None and (stored := _config_in(storage_url, study)) is not None:
+        return build_config(stored, overrides, where=f"study {study!r}")
+    return load_config(config_name or DEFAULT_CONFIG, overrides)
+
+
+def _config_in(storage_url: str, study: str) -> dict[str, Any] | None:
+    """Return the configuration a study was started with, or None where there is no such study yet."""
+    from hpsearch.study import load_study, open_storage, stored_config
+
+    try:
+        return stored_config(load_study(open_storage(storage_url, create=False), study)).model_dump(mode="json")
+    except UsageError:
+        return None
+
+
+def _print(result: Any) -> None:
+    """Print text as it is, anything else as one JSON document."""
+    text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, indent=2) + "\n"
+    click.echo(text, nl=False)
+
+
+def _width() -> int:
+    """Return the terminal's width in cells, or room for a whole table where the output is no terminal."""
+    return shutil.get_terminal_size().columns if sys.stdout.isatty() else 200
+
+
+@contextlib.contextmanager
+def _shown_wait(what: str) -> Iterator[None]:
+    """Say on a terminal what takes a moment."""
+    if sys.stderr.isatty():
+        click.echo(f"{what} ...\r", nl=False, err=True)
+    yield
+    if sys.stderr.isatty():
+        click.echo(" " * (len(what) + 4) + "\r", nl=False, err=True)
+
+
+def _silence_libraries() -> None:
+    """Keep what the libraries log and warn off the terminal; `_log_to` gives it a file."""
+    logging.captureWarnings(capture=True)
+    root = logging.getLogger()
+    root.handlers[:] = [logging.NullHandler()]
+    root.setLevel(logging.INFO)
+    for name in ("optuna", "transformers", "datasets", "evaluate", "accelerate", "huggingface_hub"):
+        logger = logging.getLogger(name)
+        logger.handlers[:] = [logging.NullHandler()]
+        logger.propagate = True
+
+
+def _log_to(path: Path) -> None:
+    """Write what the libraries log and warn to a file, in a folder that is made for it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    handler = logging.FileHandler(path, encoding="utf-8")
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.getLogger().addHandler(handler)
+
+
+@contextlib.contextmanager
+def _stop_signals() -> Iterator[Callable[[], bool]]:
+    """Turn the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once."""
+    received: list[int] = []
+
+    def receive(number: int, frame: Any) -> None:  # noqa: ARG001
+        received.append(number)
+        signal.signal(number, signal.SIG_DFL)
+
+    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    try:
+        yield lambda: bool(received)
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)
