@@ -1,9 +1,9 @@
 """The tutorial's own two training systems, reproduced: what they give on this data and this machine.
 
-Both are faithful where it costs: one call tokenises a whole split and pads it to its longest text, everything is float32,
-nothing is chosen on validation rows, and the model of the last step is scored on the test rows, which are read here on
-purpose. What may surprise is the plain loop: it trains with dropout off, in a fixed order and at a constant learning rate,
-because the tutorial's numbers come from that.
+Both are faithful where it costs: one call tokenises a whole split and pads it to its longest text, everything is
+float32, nothing is chosen on validation rows, and the model of the last step is scored on the test rows, which are read
+here on purpose. What may surprise is the plain loop: it trains with dropout off, in a fixed order and at a constant
+learning rate, because the tutorial's numbers come from that.
 """
 
 from __future__ import annotations
@@ -16,7 +16,6 @@ from statistics import fmean
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-import numpy as np
 import torch
 from torch.utils.data import DataLoader, Dataset
 from tqdm import tqdm
@@ -30,8 +29,7 @@ from hpsearch.scores import classification_scores
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
 
-    from numpy.typing import ArrayLike
-    from transformers import EvalPrediction, PreTrainedModel, TrainerControl, TrainerState
+    from transformers import PreTrainedModel, TrainerControl, TrainerState
 
     from hpsearch.config import Config, Hyperparameters
     from hpsearch.data import Split
@@ -110,9 +108,9 @@ def run_baseline(
 
     Args:
         config: Says which rows and model, and with `defaults` which hyperparameters; the space is not used.
-        loop: `trainer` takes all of the defaults. `native` is a plain PyTorch loop and takes the learning rate, the epochs
-            and the batch size; all else is torch's own, and dropout is off.
-        observer: Is told the training loss, of the Trainer every 50 optimizer steps, of the plain loop after each epoch.
+        loop: `trainer` takes all of the defaults. `native` is a plain PyTorch loop and takes the learning rate, the
+            epochs and the batch size; all else is torch's own, and dropout is off.
+        observer: Is told the training loss: by the Trainer every 50 optimizer steps, by the plain loop every epoch.
         progress: Draws the plain loop's progress: takes the batches and what they are for, gives the batches back.
 
     Raises:
@@ -171,7 +169,7 @@ class _Job:
     test: _PaddedSplit
     observer: Observer
 
-    def scores(self, predicted: ArrayLike, labels: ArrayLike) -> dict[str, float]:
+    def scores(self, predicted: Any, labels: Any) -> dict[str, float]:
         """Return the metrics of predicted class ids, by name."""
         values: dict[str, Any] = classification_scores().compute(
             predictions=predicted, references=labels, n_classes=self.n_classes
@@ -190,11 +188,9 @@ class _LossLog(TrainerCallback):
         self._observer = observer
         self.rows: list[tuple[int, float]] = []
 
-    def on_log(
-        self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, logs: dict[str, float], **_: Any
-    ) -> None:
-        if "loss" in logs:
-            loss = _finite(logs["loss"], f"the training loss before optimizer step {state.global_step}")
+    def on_log(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **kwargs: Any) -> None:
+        if "loss" in kwargs["logs"]:
+            loss = _finite(kwargs["logs"]["loss"], f"the training loss before optimizer step {state.global_step}")
             self.rows.append((state.global_step, loss))
             self._observer.progressed(state.epoch or 0.0, state.global_step / state.max_steps, loss)
 
@@ -202,12 +198,12 @@ class _LossLog(TrainerCallback):
 def _run_trainer(job: _Job) -> BaselineResult:
     """Train with `transformers.Trainer` as it comes, but for what follows.
 
-    The tutorial also writes a checkpoint every 50 steps and keeps two. Here nothing is saved: checkpoints change no number
-    but the seconds. Its AdamW was transformers' own of 2022, now torch's; without weight decay both are Adam.
+    The tutorial also writes a checkpoint every 50 steps and keeps two. Here nothing is saved: checkpoints change no
+    number but the seconds. Its AdamW was transformers' own of 2022, now it is torch's.
     """
-    # BERT's forward takes **kwargs, from which the Trainer concludes that it divides the loss by the number of accumulation
-    # steps itself; it does not (transformers 5.23 trainer.py), and the gradient would be that many times too large.
-    job.model.accepts_loss_kwargs = False
+    # BERT's forward takes **kwargs, from which the Trainer concludes that it divides the loss by the number of
+    # accumulation steps itself; it does not, and the gradient would be that many times too large.
+    job.model.accepts_loss_kwargs = False  # type: ignore[assignment]
     log = _LossLog(job.observer)
     with TemporaryDirectory(prefix="hpsearch-") as folder:
         trainer = Trainer(
@@ -215,7 +211,7 @@ def _run_trainer(job: _Job) -> BaselineResult:
             args=_arguments(job, folder),
             train_dataset=job.train,
             eval_dataset=job.test,
-            compute_metrics=lambda prediction: _scores_of(job, prediction),
+            compute_metrics=lambda prediction: job.scores(prediction.predictions, prediction.label_ids),
             preprocess_logits_for_metrics=_predicted_classes,
             callbacks=[log],
         )
@@ -248,6 +244,7 @@ def _run_trainer(job: _Job) -> BaselineResult:
 
 
 def _arguments(job: _Job, folder: str) -> TrainingArguments:
+    settings: dict[str, Any] = job.hyperparameters.training_arguments()
     arguments = TrainingArguments(
         output_dir=folder,
         seed=job.seed,
@@ -259,15 +256,11 @@ def _arguments(job: _Job, folder: str) -> TrainingArguments:
         report_to="none",
         disable_tqdm=True,
         dataloader_pin_memory=torch.cuda.is_available(),
-        **job.hyperparameters.training_arguments(),
+        **settings,
     )
     # With several devices in sight the Trainer would spread each batch over them, at that many times the size.
-    arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001
+    arguments._n_gpu = min(arguments.n_gpu, 1)
     return arguments
-
-
-def _scores_of(job: _Job, prediction: EvalPrediction) -> dict[str, float]:
-    return job.scores(np.asarray(prediction.predictions), np.asarray(prediction.label_ids))
 
 
 def _predicted_classes(logits: torch.Tensor | tuple[torch.Tensor, ...], _labels: torch.Tensor) -> torch.Tensor:
@@ -292,16 +285,16 @@ def _run_native(job: _Job, progress: Callable[[Iterable[Batch], str], ProgressBa
     hyperparameters, n_epochs = job.hyperparameters, int(job.hyperparameters.num_train_epochs)
     batch_size = hyperparameters.per_device_train_batch_size
     batches, test_batches = (DataLoader(split, batch_size, shuffle=False) for split in (job.train, job.test))
-    model = job.model.to("cuda" if torch.cuda.is_available() else "cpu")
-    # The tutorial's loop never calls model.train(), and from_pretrained hands a model over in evaluation mode (transformers
-    # 5.23 modeling_utils.py:4439), so it trains with dropout off. That is kept: the mode is set for models that are not
-    # pretrained, which come in training mode.
-    model.eval()
+    # The tutorial's loop never calls model.train(), and from_pretrained hands a model over in evaluation mode
+    # (transformers 5.23 modeling_utils.py:4439), so it trains with dropout off. That is kept, and said here because a
+    # model with random weights (model.pretrained: false) comes in training mode.
+    model: torch.nn.Module = job.model.eval()  # type: ignore[no-untyped-call]
+    model.to("cuda" if torch.cuda.is_available() else "cpu")
     optimizer = torch.optim.AdamW(model.parameters(), lr=hyperparameters.learning_rate)
 
     def learn(loss: torch.Tensor) -> None:
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     rows = []
@@ -340,7 +333,7 @@ def _go_through(
     split: _PaddedSplit,
     batches: ProgressBar,
     loss_name: str,
-    after_forward: Callable[[torch.Tensor], None] = lambda loss: None,
+    after_forward: Callable[[torch.Tensor], None] = lambda _loss: None,
 ) -> _Pass:
     """Predict every row in order, and do something with each batch's loss."""
     losses: list[float] = []

@@ -1,7 +1,7 @@
 """What a person sees while a search runs: a live view on a terminal, plain lines everywhere else.
 
-An observer is called after every optimizer step, so a call only stores values; the live view is drawn by a thread of its
-own. A stream that breaks is not written to again: losing sight of a search must not end it.
+An observer is called after every optimizer step, so a call only stores values; a thread of its own draws the live view.
+A stream that breaks is not written to again: losing sight of a search must not end it.
 """
 
 from __future__ import annotations
@@ -9,9 +9,10 @@ from __future__ import annotations
 import os
 import time
 import unicodedata
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
+from pathlib import Path
 from statistics import fmean
 from typing import IO, TYPE_CHECKING, Self, TextIO, cast
 
@@ -31,13 +32,14 @@ if TYPE_CHECKING:
     from hpsearch.observer import Standing
 
 _GAP = "   "
-_REFRESHES_PER_S = 4
 _PLAIN_PROGRESS_S = 60.0
 _STYLES = {"complete": "green", "pruned": "yellow", "failed": "red"}
 
 
 @contextmanager
-def observer_for(stream: TextIO, *, study: str, metric: str, tuned: Sequence[str]) -> Iterator[Observer]:
+def observer_for(
+    stream: TextIO, *, study: str, metric: str, tuned: Sequence[str], clock: Callable[[], float] = time.monotonic
+) -> Iterator[Observer]:
     """Give the observer that suits a stream, and clear what it drew in the end.
 
     Args:
@@ -45,14 +47,15 @@ def observer_for(stream: TextIO, *, study: str, metric: str, tuned: Sequence[str
         study: The study's name.
         metric: The name of the objective value.
         tuned: The hyperparameters to show, by name.
+        clock: Seconds that only grow.
     """
     console = Console(file=cast("IO[str]", _Output(stream)))
-    # rich alone would take a log file for a terminal where FORCE_COLOR is set, as CI services do.
+    # rich alone takes a log file for a terminal where FORCE_COLOR is set, as CI services do.
     if stream.isatty() and console.is_interactive:
-        with LiveView(console, study=study, metric=metric, tuned=tuned) as view:
+        with LiveView(console, study=study, metric=metric, tuned=tuned, clock=clock) as view:
             yield view
     else:
-        yield PlainLines(stream, study=study, metric=metric, tuned=tuned)
+        yield PlainLines(console, study=study, metric=metric, tuned=tuned, clock=clock)
 
 
 def printable(text: str, encoding: str = "utf-8") -> str:
@@ -79,9 +82,16 @@ class _View(Observer):
     """Knows what goes on; subclasses show it."""
 
     def __init__(
-        self, *, study: str, metric: str, tuned: Sequence[str], encoding: str, clock: Callable[[], float]
+        self,
+        console: Console,
+        *,
+        study: str,
+        metric: str,
+        tuned: Sequence[str],
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
-        self._encoding = encoding
+        """Show nothing yet; all but the console is as in `observer_for`."""
+        self._console = console
         self._study = self._printable(study)
         self._metric = metric
         self._tuned = tuple(tuned)
@@ -93,16 +103,16 @@ class _View(Observer):
 
     def trial_started(self, name: str, hyperparameters: Hyperparameters) -> None:
         values = [self._printable(f"{key} {_compact(getattr(hyperparameters, key))}") for key in self._tuned]
-        self._training = _Training(self._printable(name), values, self._clock())
+        self._training = _Training(name, values, self._clock())
 
     def progressed(self, epoch: float, fraction: float, loss: float | None) -> None:
-        if self._training:
-            self._training.epoch, self._training.fraction, self._training.loss = epoch, fraction, loss
+        if training := self._training:
+            training.epoch, training.fraction, training.loss = epoch, fraction, loss
 
     def evaluated(self, step: int, n_steps: int, value: float) -> None:
-        if self._training:
-            self._training.value, self._training.best = value, max(value, self._training.best)
-            self._training.evaluation = f"{step}/{n_steps}"
+        if training := self._training:
+            training.value, training.best = value, max(value, training.best)
+            training.evaluation = f"{step}/{n_steps}"
 
     def study_changed(self, standing: Standing) -> None:
         self._standing = standing
@@ -110,34 +120,17 @@ class _View(Observer):
             self._best = f"{standing.best_value:.4f} (trial {standing.best_number})"
 
     def _end(self, name: str, state: str, value: float | None, seconds: float) -> bool:
-        """Count an ended trial ahead of the study's own count, and say whether it is the best so far."""
+        """Count a trial before the study's own count comes, and say whether it is the best so far."""
         self._training = None
-        standing = self._standing
-        is_finished = state != "failed"
-        if is_finished:
+        if state != "failed":
             self._seconds.append(seconds)
-        if standing is None:
+        if (standing := self._standing) is None:
             return False
-        is_best = state == "complete" and value is not None
-        is_best = is_best and (standing.best_value is None or cast("float", value) > standing.best_value)
-        self._standing = replace(
-            standing,
-            n_finished=standing.n_finished + is_finished,
-            n_pruned=standing.n_pruned + (state == "pruned"),
-            n_failed=standing.n_failed + (state == "failed"),
-        )
-        if is_best:
-            self._best = f"{value:.4f} ({self._printable(name)})"
-        return is_best
-
-    def _seconds_left(self) -> float:
-        """Return the mean length of the trials finished here times the rest, less the running trial's share; 0: unknown."""
-        standing, training = self._standing, self._training
-        if standing is None or not self._seconds:
-            return 0.0
-        mean = fmean(self._seconds)
-        running = min(self._clock() - training.started, mean) if training else 0.0
-        return (standing.n_trials - standing.n_finished) * mean - running
+        self._standing = replace(standing, n_finished=standing.n_finished + (state != "failed"))
+        if state != "complete" or value is None or (standing.best_value is not None and value <= standing.best_value):
+            return False
+        self._best = f"{value:.4f} ({name})"
+        return True
 
     def _study_parts(self) -> Iterator[str]:
         yield self._study
@@ -150,7 +143,14 @@ class _View(Observer):
         yield from self._time_parts()
 
     def _time_parts(self) -> Iterator[str]:
-        if (left := self._seconds_left()) >= 1:
+        standing, training = self._standing, self._training
+        if standing is None or not self._seconds:
+            return
+        # Failed trials say nothing about how long the ones take that the study still needs.
+        mean = fmean(self._seconds)
+        spent = min(self._clock() - training.started, mean) if training else 0.0
+        left = (standing.n_trials - standing.n_finished) * mean - spent
+        if left >= 1:
             yield f"about {_rounded(left)} left"
 
     def _training_parts(self, training: _Training) -> Iterator[str]:
@@ -165,39 +165,16 @@ class _View(Observer):
             yield f"best of this trial {training.best:.4f}"
 
     def _printable(self, text: str) -> str:
-        return printable(text, self._encoding)
+        return printable(text, self._console.encoding)
 
 
 class LiveView(_View):
     """Draws the running trial in place, under one lasting line for each trial that has ended."""
 
-    def __init__(
-        self,
-        console: Console,
-        *,
-        study: str,
-        metric: str,
-        tuned: Sequence[str],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Draw nothing yet: that begins with the `with` block.
-
-        Args:
-            console: The terminal.
-            study: As in `observer_for`.
-            metric: As in `observer_for`.
-            tuned: As in `observer_for`.
-            clock: Seconds that only grow.
-        """
-        super().__init__(study=study, metric=metric, tuned=tuned, encoding=console.encoding, clock=clock)
-        self._console = console
-        # Standard output may be a file that waits for data, so it stays as it is.
-        self._live = Live(
-            self, console=console, refresh_per_second=_REFRESHES_PER_S, transient=True, redirect_stdout=False
-        )
-
     def __enter__(self) -> Self:
         """Begin to draw."""
+        # Standard output may be a file that waits for data, so it stays as it is.
+        self._live = Live(self, console=self._console, refresh_per_second=4, transient=True, redirect_stdout=False)
         self._live.start(refresh=True)
         return self
 
@@ -213,11 +190,8 @@ class LiveView(_View):
         """Print the trial's line above the live area."""
         remark = "<- best so far" if self._end(name, state, value, seconds) else self._printable(reason)
         shown = "-" if value is None else f"{value:.4f}"
-        line = Text.assemble(
-            f"{self._printable(name):<8}  ",
-            (f"{state:<8}", _STYLES.get(state, "")),
-            f"  {self._metric} {shown:<6}  {_short(seconds):>6}  {remark}",
-        )
+        values = f"  {self._metric} {shown:<6}  {_short(seconds):>6}  {remark}"
+        line = Text.assemble(f"{name:<8}  ", (f"{state:<8}", _STYLES.get(state, "")), values)
         line.rstrip()
         if line.cell_len > self._console.width:
             line.truncate(self._console.width - 3, overflow="crop")
@@ -230,7 +204,7 @@ class LiveView(_View):
         lines = _packed(self._study_parts(), width)
         if training := self._training:
             n_cells = min(width, 80) - 2
-            n_done = int(min(training.fraction, 1.0) * n_cells)
+            n_done = int(training.fraction * n_cells)
             lines += _packed(self._training_parts(training), width)
             lines += [f"[{'#' * n_done}{'.' * (n_cells - n_done)}]"]
             lines += _packed(training.hyperparameters, width)
@@ -240,19 +214,7 @@ class LiveView(_View):
 class PlainLines(_View):
     """Writes a line for every start and end of a trial, for logs: nothing moves, nothing is coloured."""
 
-    def __init__(
-        self,
-        stream: TextIO,
-        *,
-        study: str,
-        metric: str,
-        tuned: Sequence[str],
-        clock: Callable[[], float] = time.monotonic,
-    ) -> None:
-        """Write nothing yet; the arguments are those of `observer_for` and `LiveView`."""
-        self._output = _Output(stream)
-        super().__init__(study=study, metric=metric, tuned=tuned, encoding=self._output.encoding, clock=clock)
-        self._written = clock()
+    _written = float("-inf")
 
     def note(self, text: str) -> None:
         """Write a note."""
@@ -261,24 +223,22 @@ class PlainLines(_View):
     def trial_started(self, name: str, hyperparameters: Hyperparameters) -> None:
         """Write what is tried."""
         super().trial_started(name, hyperparameters)
-        if self._training:
-            self._write([f"{self._training.name} started", *self._training.hyperparameters])
+        if training := self._training:
+            self._write([f"{name} started", *training.hyperparameters])
 
     def progressed(self, epoch: float, fraction: float, loss: float | None) -> None:
         """Write how far the training is, if nothing was written for a minute."""
         super().progressed(epoch, fraction, loss)
-        if self._training and self._clock() - self._written >= _PLAIN_PROGRESS_S:
-            self._write([*self._training_parts(self._training), *self._time_parts()])
+        if (training := self._training) and self._clock() - self._written >= _PLAIN_PROGRESS_S:
+            self._write([*self._training_parts(training), *self._time_parts()])
 
     def trial_ended(self, name: str, state: str, value: float | None, seconds: float, reason: str = "") -> None:
         """Write what came of a trial and where that leaves the study."""
         is_best = self._end(name, state, value, seconds)
-        parts = [f"{self._printable(name)} {state}"]
-        parts += [f"{self._metric} {value:.4f}"] if value is not None else []
-        parts += [_short(seconds)]
-        parts += [self._printable(reason)] if reason else []
+        parts = [f"{name} {state}", f"{self._metric} {value:.4f}" if value is not None else "", _short(seconds)]
+        parts += [self._printable(reason)]
         if standing := self._standing:
-            parts += ["<- best so far"] if is_best else [f"best {self._best}"] if self._best else []
+            parts += ["<- best so far" if is_best else self._best and f"best {self._best}"]
             parts += [f"trials {standing.n_finished}/{standing.n_trials}", *self._time_parts()]
         self._write(parts)
 
@@ -292,11 +252,11 @@ class PlainLines(_View):
     def _write(self, parts: Iterable[str]) -> None:
         self._written = self._clock()
         now = datetime.now(UTC).astimezone().isoformat(timespec="seconds")
-        self._output.write(f"{now} {_GAP.join(parts)}\n")
+        self._console.file.write(f"{now} {_GAP.join(part for part in parts if part)}\n")
 
 
 class _Output:
-    """A text stream that takes any character, and silently takes everything once it is broken."""
+    """A text stream that takes any character, flushes every write, and takes everything silently once it is broken."""
 
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
@@ -318,26 +278,21 @@ class _Output:
         return len(text)
 
     def flush(self) -> None:
-        """Do nothing, as every write is flushed."""
+        pass
 
     def _discard_rest(self) -> None:
-        # What the stream still holds would fail once more when Python exits, with status 120: see the note on SIGPIPE
-        # in the documentation of Python's `signal`.
-        try:
-            descriptor = self._stream.fileno()
-        except OSError:
-            return
-        nowhere = os.open(os.devnull, os.O_WRONLY)
-        os.dup2(nowhere, descriptor)
-        os.close(nowhere)
+        # What the stream still holds would fail again when Python exits, and make its status 120; this is the remedy of
+        # the note on SIGPIPE in the documentation of Python's `signal`.
+        with suppress(OSError), Path(os.devnull).open("wb") as nowhere:
+            os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 def _packed(parts: Iterable[str], width: int) -> list[str]:
-    """Return lines of at most `width` cells, broken between parts; a part that is longer alone is cut."""
+    """Return lines of at most `width` cells, broken between parts; a part that is too long on its own is cut."""
     lines: list[str] = []
     for part in parts:
         shown = part if cell_len(part) <= width else set_cell_size(part, width - 3) + "..."
-        if lines and cell_len(lines[-1]) + len(_GAP) + cell_len(shown) <= width:
+        if lines and cell_len(lines[-1] + _GAP + shown) <= width:
             lines[-1] += _GAP + shown
         else:
             lines.append(shown)
@@ -345,9 +300,7 @@ def _packed(parts: Iterable[str], width: int) -> list[str]:
 
 
 def _compact(value: object) -> str:
-    if isinstance(value, float):
-        return str(int(value)) if value.is_integer() else f"{value:.4g}"
-    return str(value)
+    return f"{value:.4g}" if isinstance(value, float) else str(value)
 
 
 def _short(seconds: float) -> str:
