@@ -188,7 +188,7 @@ class _LossLog(TrainerCallback):
         self._observer = observer
         self.rows: list[tuple[int, float]] = []
 
-    def on_log(self, _args: TrainingArguments, state: TrainerState, _control: TrainerControl, **kwargs: Any) -> None:
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
         if "loss" in kwargs["logs"]:
             loss = _finite(kwargs["logs"]["loss"], f"the training loss before optimizer step {state.global_step}")
             self.rows.append((state.global_step, loss))

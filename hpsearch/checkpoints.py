@@ -78,7 +78,8 @@ def discard_checkpoints(study: optuna.Study, paths: StudyPaths, n_kept: int) -> 
     for folder in sorted(paths.folder.glob("trial-*")):
         number = _number(folder)
         manifest = read_manifest(folder)
-        if number is None or manifest is None or manifest.get("study") != paths.study or number in kept:
+        theirs = number is None or manifest is None or manifest.get("study") != paths.study
+        if theirs or number in kept or folder.is_symlink():
             continue
         shutil.rmtree(folder)
         deleted.append(number)

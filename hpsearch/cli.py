@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import logging
+import os
 import re
 import shutil
 import signal
@@ -140,7 +141,7 @@ def run(
     name = study or config.study
     paths = StudyPaths.of(storage_url, name)
 
-    _silence_libraries()
+    _prepare_process()
     from hpsearch import report
     from hpsearch.progress import observer_for
     from hpsearch.search import prepare, run_search
@@ -180,7 +181,7 @@ def list_(storage_url: str, as_json: bool) -> None:
     from hpsearch import report
     from hpsearch.study import open_storage
 
-    _silence_libraries()
+    _prepare_process()
     storage = open_storage(storage_url, create=False)
     names = optuna.study.get_all_study_names(storage)
     studies = report.studies_document(optuna.load_study(study_name=name, storage=storage) for name in names)
@@ -204,7 +205,7 @@ def show(study: str | None, storage_url: str, as_json: bool, as_csv: bool) -> No
     from hpsearch import report
     from hpsearch.study import load_study, open_storage
 
-    _silence_libraries()
+    _prepare_process()
     document = report.study_document(load_study(open_storage(storage_url, create=False), study))
     if as_csv:
         click.echo(report.study_csv(document), nl=False)
@@ -227,7 +228,7 @@ def export_best(study: str | None, storage_url: str, output: Path | None, overwr
     """
     from hpsearch.study import StudyPaths, load_study, open_storage
 
-    _silence_libraries()
+    _prepare_process()
     loaded = load_study(open_storage(storage_url, create=False), study)
     paths = StudyPaths.of(storage_url, loaded.study_name)
     from hpsearch import export, report
@@ -251,7 +252,7 @@ def compare(study: str | None, storage_url: str, n_seeds: int, as_json: bool) ->
     """
     from hpsearch.study import StudyPaths, load_study, open_storage
 
-    _silence_libraries()
+    _prepare_process()
     loaded = load_study(open_storage(storage_url, create=False), study)
     paths = StudyPaths.of(storage_url, loaded.study_name)
     from hpsearch import compare as comparing
@@ -283,7 +284,7 @@ def baseline(config_name: str | None, overrides: tuple[str, ...], loop: str, as_
     from hpsearch.config import load_config
 
     config = load_config(config_name or DEFAULT_CONFIG, overrides)
-    _silence_libraries()
+    _prepare_process()
     from hpsearch import report
     from hpsearch.baseline import run_baseline
     from hpsearch.progress import observer_for
@@ -306,7 +307,7 @@ def inspect(config_name: str | None, overrides: tuple[str, ...], as_json: bool) 
     from hpsearch.config import load_config
 
     config = load_config(config_name or DEFAULT_CONFIG, overrides)
-    _silence_libraries()
+    _prepare_process()
     from hpsearch import report
     from hpsearch.audit import inspect_data
 
@@ -329,7 +330,7 @@ def predict(model_dir: Path, texts: tuple[str, ...], as_json: bool) -> None:
         hpsearch predict studies/nsmc-mbert/best "how boring!"
         cat reviews.txt | hpsearch predict studies/nsmc-mbert/best --json
     """
-    _silence_libraries()
+    _prepare_process()
     from hpsearch import report
     from hpsearch.predict import predict as predict_texts
 
@@ -362,7 +363,7 @@ def dashboard(storage_url: str, host: str, port: int, allow_writes: bool) -> Non
     from hpsearch.dashboard import make_dashboard
     from hpsearch.study import open_storage
 
-    _silence_libraries()
+    _prepare_process()
     server = make_dashboard(open_storage(storage_url, create=False), host=host, port=port, allow_writes=allow_writes)
     shown = f"[{host}]" if ":" in host else host
     click.echo(f"http://{shown}:{server.server_port}/dashboard", err=True)
@@ -417,8 +418,14 @@ def _shown_wait(what: str) -> Iterator[None]:
         click.echo(" " * (len(what) + 4) + "\r", nl=False, err=True)
 
 
-def _silence_libraries() -> None:
-    """Keep what the libraries log and warn off the terminal; `_log_to` gives it a file."""
+def _prepare_process() -> None:
+    """Set up the process before the heavy libraries are imported.
+
+    What they log and warn stays off the terminal; `_log_to` gives it a file.
+    """
+    # By default OpenMP's threads spin while they wait for one that another program keeps off its core: one busy neighbour on
+    # two cores made a training step ten times slower, and two times with waiting threads (torch 2.13, libgomp).
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.captureWarnings(capture=True)
     root = logging.getLogger()
     root.handlers[:] = [logging.NullHandler()]

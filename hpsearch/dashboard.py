@@ -7,6 +7,7 @@ The stock server answers any page the browser has open: it checks neither Host n
 from __future__ import annotations
 
 import ipaddress
+import socket
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
 from urllib.parse import urlsplit
@@ -94,6 +95,10 @@ def make_dashboard(storage: BaseStorage, *, host: str, port: int, allow_writes: 
 
 class _Server(ThreadingMixIn, WSGIServer):
     daemon_threads = True
+
+    def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
+        super().__init__(address, handler)
 
 
 class _Quiet(WSGIRequestHandler):

@@ -32,18 +32,22 @@ def appearing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
+    shutil.rmtree(aside, ignore_errors=True)  # of a process that died with this one's id: containers give it again
     aside.mkdir()
     try:
         yield aside
         _sync(aside)
+        check_free(folder, overwrite=overwrite)  # it may have been taken in the meantime
         if folder.exists():
+            shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         aside.rename(folder)
     finally:
         # Left on failure, and the replaced folder on success: both are this function's own.
         shutil.rmtree(aside, ignore_errors=True)
-        if folder.exists():
-            shutil.rmtree(old, ignore_errors=True)
+        if old.exists() and not folder.exists():
+            old.rename(folder)
+        shutil.rmtree(old, ignore_errors=True)
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:

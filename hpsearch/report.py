@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import statistics
 from typing import TYPE_CHECKING, Any
 
@@ -122,12 +123,21 @@ def _trial_entry(trial: FrozenTrial) -> Document:
     return {
         "number": trial.number,
         "state": _STATES[trial.state],
-        "value": trial.value,
+        "value": _finite(trial.value),
         "params": trial.params,
-        "intermediate_values": {str(step): value for step, value in sorted(trial.intermediate_values.items())},
-        "duration_s": round(duration.total_seconds(), 3) if duration else None,
-        "attrs": trial.user_attrs,
+        "intermediate_values": {str(step): _finite(value) for step, value in sorted(trial.intermediate_values.items())},
+        "duration_s": round(duration.total_seconds(), 3) if duration is not None else None,
+        "attrs": _finite(trial.user_attrs),
     }
+
+
+def _finite(value: Any) -> Any:
+    """Return a JSON value with None for what JSON has no number for."""
+    if isinstance(value, dict):
+        return {name: _finite(item) for name, item in value.items()}
+    if isinstance(value, list):
+        return [_finite(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 _STATES = {
@@ -162,12 +172,13 @@ def studies_text(documents: Sequence[Document], width: int) -> str:
 def study_text(document: Document, width: int) -> str:
     """Return a study's counts, best trial and a table of its trials."""
     lines = [
-        f"study {document['study']}   {document['metric']}, {document['direction']}   "
+        f"study {_clean(document['study'])}   {_clean(document['metric'])}, {document['direction']}   "
         f"{document['n_complete']} complete, {document['n_pruned']} pruned, {document['n_failed']} failed"
         + (f", {document['n_running']} running" if document["n_running"] else "")
     ]
     if best := document["best"]:
-        lines.append(f"best  trial {best['number']}   {document['metric']} {best['value']:.4f}   {_params(best['params'])}")
+        value = f"{_clean(document['metric'])} {best['value']:.4f}"
+        lines.append(f"best  trial {best['number']}   {value}   {_clean(_params(best['params']))}")
     table = _table("#", "state", document["metric"], "at", "time", "hyperparameters or reason")
     for trial in document["trials"]:
         attrs = trial["attrs"]
@@ -295,7 +306,8 @@ def _table(*columns: str) -> Table:
     table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
         last_text = column.startswith("hyperparameters")
-        table.add_column(_clean(column), justify="left" if i == 0 or last_text or column == "state" else "right")
+        # As Text, because a string's [brackets] would be read as markup.
+        table.add_column(Text(_clean(column)), justify="left" if i == 0 or last_text or column == "state" else "right")
     return table
 
 
@@ -318,4 +330,4 @@ def _params(params: dict[str, Any]) -> str:
 
 def _clean(text: str) -> str:
     """Return text from outside without characters that could steer a terminal."""
-    return "".join(c if c.isprintable() else " " if c in "\t\r\n" else "?" for c in text)
+    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -16,6 +17,7 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import sqlalchemy
 from filelock import FileLock, Timeout
+from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.engine import URL, make_url
 from sqlalchemy.exc import ArgumentError, SQLAlchemyError
@@ -98,14 +100,11 @@ def check_study_name(name: str) -> None:
 
 
 def redact(url: str) -> str:
-    """Return a storage URL without its password, for messages."""
-    try:
-        parsed = make_url(url)
-    except ArgumentError:
-        return re.sub(r"//[^@/]*@", "//***@", url)
-    secret = re.compile(r"pass|secret|token|key", re.IGNORECASE)
-    query = {name: "***" if secret.search(name) else value for name, value in parsed.query.items()}
-    return parsed.set(query=query).render_as_string(hide_password=True)
+    """Return a storage URL without its passwords, for messages, whether or not it can be parsed."""
+    # Up to the last @: the rest of a password that holds an @ itself would be taken for the host.
+    url = re.sub(r"^([^/]*//|(?!.*//))([^:/@]*):.*@", r"\1\2:***@", url, flags=re.DOTALL)
+    secret = r"(?i)((?:[?&;=]|%3B)[^=&;%]*(?:pass|pwd|secret|token|key)[^=&;%]*(?:=|%3D))((?!%3B)[^&;])*"
+    return re.sub(secret, r"\1***", url)
 
 
 def open_storage(url: str, *, create: bool) -> BaseStorage:
@@ -126,22 +125,27 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
     if database is None:
         return _open(url, {})
     if not database.exists() and not create:
-        raise UsageError(f"storage {url}: expected an SQLite file at {database}, got none; start one with `hpsearch run`")
+        raise UsageError(
+            f"storage {redact(url)}: expected an SQLite file at {database}, got none; start one with `hpsearch run`"
+        )
     _check_sqlite(database)
     connect_args = {"connect_args": {"timeout": _SQLITE_TIMEOUT_S}}
-    if database.exists() and database.stat().st_size:
+    if _has_tables(database):
         return _open(url, connect_args)
     try:
         database.parent.mkdir(parents=True, exist_ok=True)
-        # Two processes that create the tables at once crash (alembic's version row), so there is one creator.
+        # Two processes that create the tables at once crash, so there is one creator.
         with FileLock(f"{database}.lock"):
-            engine = sqlalchemy.create_engine(parsed)
-            with engine.connect() as connection:
-                connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # a property of the file, kept from here on
-            engine.dispose()
+            if not database.exists() or not database.stat().st_size:
+                engine = sqlalchemy.create_engine(parsed)
+                with engine.connect() as connection:
+                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # a property of the file, kept from here on
+                engine.dispose()
             return _open(url, connect_args)
     except OSError as error:
-        raise StudyError(f"storage {url}: expected to create {database}, got: {error.strerror or error}") from error
+        raise StudyError(
+            f"storage {redact(url)}: expected to create {database}, got: {error.strerror or error}"
+        ) from error
 
 
 def _open(url: str, engine_kwargs: dict[str, Any]) -> BaseStorage:
@@ -157,10 +161,10 @@ def _open(url: str, engine_kwargs: dict[str, Any]) -> BaseStorage:
 def _parse_url(url: str) -> URL:
     try:
         return make_url(url)
-    except ArgumentError as error:
+    except (ArgumentError, ValueError) as error:  # the latter for a port that is no number
         raise UsageError(
             f"storage {redact(url)}: expected a URL such as {DEFAULT_STORAGE}, got something else"
-            + (f"; did you mean sqlite:///{url}?" if url.endswith((".db", ".sqlite", ".sqlite3")) else "")
+            + (f"; did you mean sqlite:///{redact(url)}?" if url.endswith((".db", ".sqlite", ".sqlite3")) else "")
         ) from error
 
 
@@ -180,6 +184,17 @@ def _check_sqlite(database: Path) -> None:
             head = file.read(16)
         if head != b"SQLite format 3\0":
             raise UsageError(f"storage: expected an SQLite file, got {database}, which is another kind of file")
+
+
+def _has_tables(database: Path) -> bool:
+    """Say whether Optuna has made all its tables in an SQLite file; alembic's version row is the last it writes."""
+    if not database.exists():
+        return False
+    with contextlib.closing(sqlite3.connect(database, timeout=_SQLITE_TIMEOUT_S)) as connection:
+        try:
+            return connection.execute("SELECT 1 FROM alembic_version").fetchone() is not None
+        except sqlite3.DatabaseError:
+            return False
 
 
 # --- One study --------------------------------------------------------------------------------------------------------
@@ -237,7 +252,8 @@ def create_or_resume(storage: BaseStorage, name: str, config: Config, lock: dict
     study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     stored = study.user_attrs.get(_LOCK_ATTRIBUTE)
     if stored is None:
-        if any(trial.user_attrs.get("role") != "defaults" for trial in study.get_trials(deepcopy=False)):
+        theirs = study.directions != [StudyDirection.MAXIMIZE]
+        if theirs or any(trial.user_attrs.get("role") != "defaults" for trial in study.get_trials(deepcopy=False)):
             raise UsageError(f"study {name!r}: expected a study started by hpsearch, got another; choose another --study")
         study.set_metric_names([config.metric])
         study.set_user_attr(_CONFIG_ATTRIBUTE, config.model_dump(mode="json"))
@@ -267,7 +283,8 @@ def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
     if any(other.user_attrs.get("retry_of") == trial.number for other in study.get_trials(deepcopy=False)):
         return
     kept = {name: value for name, value in trial.user_attrs.items() if name == "role"}
-    values = trial.params or trial.system_attrs.get("fixed_params", {})
+    # A trial in line has its values fixed before it draws them one by one, and may have died in between.
+    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
     if values:
         study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number})
 
@@ -294,18 +311,23 @@ def load_study(storage: BaseStorage, name: str | None) -> optuna.Study:
     Raises:
         UsageError: If there is no study of that name; with the names there are.
     """
+    names = optuna.study.get_all_study_names(storage)
     if name is None:
-        summaries = optuna.get_all_study_summaries(storage)
-        if not summaries:
+        if not names:
             raise UsageError("storage: expected a study, got none; start one with `hpsearch run`")
-        latest = max(summaries, key=lambda s: (s.datetime_start is not None, s.datetime_start or 0, s._study_id))  # noqa: SLF001
-        name = latest.study_name
-    elif name not in (names := optuna.study.get_all_study_names(storage)):
+        return max((optuna.load_study(study_name=each, storage=storage) for each in names), key=_last_start)
+    if name not in names:
         raise UsageError(
             f"study {name!r}: expected one of {', '.join(map(repr, sorted(names))) or '(there is none yet)'}, "
             f"got another name"
         )
     return optuna.load_study(study_name=name, storage=storage)
+
+
+def _last_start(study: optuna.Study) -> tuple[float, int]:
+    """Return when a study's last trial started, then the study's own age: a key to sort by."""
+    starts = (trial.datetime_start for trial in study.get_trials(deepcopy=False) if trial.datetime_start)
+    return max((start.timestamp() for start in starts), default=0.0), study._study_id
 
 
 def stored_config(study: optuna.Study) -> Config:

@@ -241,7 +241,7 @@ def test_the_same_seed_gives_the_same_result_and_another_does_not(folder: Path, 
 
 
 @pytest.mark.slow
-def test_the_trainers_last_batches_count_for_less_than_a_whole_epoch(folder: Path) -> None:
+def test_the_trainer_takes_a_part_of_an_epoch(folder: Path) -> None:
     result = _train(_config(folder, defaults__num_train_epochs=0.5), "trainer")
     assert result.optimizer_steps == 10  # of 19 an epoch
     assert result.epochs == pytest.approx(10 / 19)
@@ -261,7 +261,7 @@ def test_test_rows_are_scored_and_never_trained_on(folder: Path, tmp_path: Path,
     mirrored = _train(_config(folder, **short, data__test=tmp_path / "swapped.csv"), loop)
     assert mirrored.accuracy == pytest.approx(1 - result.accuracy)
     assert mirrored.mcc == pytest.approx(-result.mcc)
-    same = {"loss": 0.0, "accuracy": 0.0, "f1": 0.0, "mcc": 0.0}
+    same: dict[str, Any] = {"loss": 0.0, "accuracy": 0.0, "f1": 0.0, "mcc": 0.0}
     assert replace(mirrored, **same) == replace(result, **same)
 
 
@@ -299,12 +299,19 @@ def test_a_loss_that_is_not_finite_ends_the_training(folder: Path, tmp_path: Pat
 
 
 @pytest.mark.slow
-def test_the_trainer_writes_nothing_and_prints_nothing(
+def test_the_trainer_saves_nothing_leaves_nothing_and_prints_nothing(
     folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    files: list[list[Path]] = []
+
+    class Looker(Observer):
+        def progressed(self, epoch: float, fraction: float, loss: float | None) -> None:
+            files.append([path for path in tmp_path.rglob("*") if path.is_file()])
+
     monkeypatch.chdir(tmp_path)
     monkeypatch.setattr("tempfile.tempdir", str(tmp_path))
-    _train(_config(folder, defaults__num_train_epochs=3), "trainer")
+    run_baseline(_config(folder), loop="trainer", observer=Looker())
+    assert files == [[], []]  # at steps 50 and 100
     assert list(tmp_path.iterdir()) == []
     assert capfd.readouterr() == ("", "")
 
