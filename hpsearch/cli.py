@@ -61,7 +61,7 @@ class _Duration(click.ParamType[float]):
     def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> float:
         if isinstance(value, int | float):
             return float(value)
-        parts = re.findall(r"(\d+)([smhd])", value)
+        parts = re.findall(r"(\d{1,9})([smhd])", value)
         seconds = sum(int(number) * _UNITS_S[unit] for number, unit in parts)
         if not seconds or "".join(number + unit for number, unit in parts) != value:
             self.fail(f"expected a time such as 90m, 1h30m or 45s, got {value!r}", param, ctx)
@@ -138,7 +138,7 @@ def run(
     from hpsearch.study import StudyPaths, open_storage
 
     config = _config_of_run(config_name, overrides, trials, study, storage_url)
-    name = study or config.study
+    name = config.study if study is None else study
     paths = StudyPaths.of(storage_url, name)
 
     _prepare_process()
@@ -334,7 +334,7 @@ def predict(model_dir: Path, texts: tuple[str, ...], as_json: bool) -> None:
     from hpsearch import report
     from hpsearch.predict import predict as predict_texts
 
-    lines = list(texts) or [line.rstrip("\r\n") for line in click.get_text_stream("stdin", encoding="utf-8")]
+    lines = list(texts) or _stdin_lines()
     answers = predict_texts(model_dir, lines)
     if as_json:
         best = [max(answer, key=answer.__getitem__) for answer in answers]
@@ -395,6 +395,14 @@ def _config_in(storage_url: str, study: str) -> dict[str, Any] | None:
         return stored_config(load_study(open_storage(storage_url, create=False), study)).model_dump(mode="json")
     except UsageError:
         return None
+
+
+def _stdin_lines() -> list[str]:
+    try:
+        text = sys.stdin.buffer.read().decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise UsageError(f"stdin: expected UTF-8, got: {error}") from error
+    return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
 
 
 def _print(result: Any) -> None:

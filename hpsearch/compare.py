@@ -84,7 +84,8 @@ def compare(
     data = search_data_of(study, config)
     test = load_test(config.data)
     task = Task(config=config, model=open_model(config.model, tuple(config.defaults.dropouts())), data=data)
-    seeds = tuple(config.search.seed + 1 + i for i in range(n_seeds))  # the search's own seed chose the best trial
+    # The search's own seed chose the best trial.
+    seeds = tuple((config.search.seed + 1 + i) % 2**32 for i in range(n_seeds))
     runs = _Runs(task, test, paths.comparison, study.user_attrs["lock"], observer)
 
     tuned_params = config.defaults.replace(best.params)

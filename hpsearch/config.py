@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -27,6 +28,7 @@ PACKAGE_SCHEME = "hpsearch:"
 """Prefix of paths that lie inside this package, such as `hpsearch:quickstart/encoder`."""
 
 _CONFIG_FOLDERS = (PACKAGE_FOLDER / "configs", PACKAGE_FOLDER.parent / "configs")  # wheel, then checkout
+_MAX_PARTS = 10  # of a dotted key; the longest known ones have three
 _DIMENSION_TYPES = ("float", "int", "categorical")
 
 
@@ -262,32 +264,48 @@ def build_config(tree: dict[str, Any], overrides: Sequence[str] = (), *, where: 
 
 
 def resolve_path(path: str) -> Path:
-    """Return the absolute path that a configuration means: inside the package, or from the working directory."""
-    if path.startswith(PACKAGE_SCHEME):
-        return PACKAGE_FOLDER / path.removeprefix(PACKAGE_SCHEME)
-    return Path(path).expanduser().absolute()
+    """Return the absolute path that a configuration means: inside the package, or from the working directory.
+
+    Raises:
+        ConfigError: If nothing can be looked up under that name, as of a user that is not there.
+    """
+    try:
+        inside = path.startswith(PACKAGE_SCHEME)
+        resolved = PACKAGE_FOLDER / path.removeprefix(PACKAGE_SCHEME) if inside else Path(path).expanduser().absolute()
+        resolved.exists()
+    except (OSError, RuntimeError) as error:
+        problem = getattr(error, "strerror", None) or _one_line(error)
+        raise ConfigError(f"{_shorten(path)}: expected a path that can be looked up, got: {problem}") from error
+    return resolved
 
 
 def _find_config(name_or_path: str) -> Path:
     path = Path(name_or_path)
     shipped = shipped_configs()
-    if name_or_path in shipped and not path.is_file():
-        return shipped[name_or_path]
-    if path.is_file():
+    try:
+        is_file = path.is_file()
+    except OSError:  # such as a name that is too long
+        is_file = False
+    if is_file:
         return path
+    if name_or_path in shipped:
+        return shipped[name_or_path]
     hint = _did_you_mean(name_or_path, shipped)
     raise ConfigError(
-        f"config {name_or_path!r}: expected a YAML file or one of {', '.join(shipped)}; there is no such file{hint}"
+        f"config {_shorten(name_or_path)}: expected a YAML file or one of {', '.join(shipped)}; "
+        f"there is no such file{hint}"
     )
 
 
 def _parse_yaml(text: str, *, where: str) -> Any:
     from ruamel.yaml import YAML
-    from ruamel.yaml.error import YAMLError
+    from ruamel.yaml.error import YAMLError, YAMLWarning
 
     try:
-        return YAML(typ="safe", pure=True).load(text)
-    except (YAMLError, ValueError, RecursionError) as error:
+        with warnings.catch_warnings(action="ignore", category=YAMLWarning):  # such as of an anchor that is reused
+            return YAML(typ="safe", pure=True).load(text)
+    # The rest is what ruamel.yaml 0.19 lets escape for values that contradict their tag, such as `!!int ''`.
+    except (YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or _one_line(error)
@@ -297,7 +315,7 @@ def _parse_yaml(text: str, *, where: str) -> Any:
 def _override(tree: dict[str, Any], override: str) -> dict[str, Any]:
     key, equals, text = override.partition("=")
     names = key.split(".")
-    if not equals or not all(names):
+    if not equals or not all(names) or len(names) > _MAX_PARTS:
         raise ConfigError(f"--set {override}: expected KEY=VALUE with a dotted key, such as search.seed=7")
     value = _parse_yaml(text, where=f"--set {override}")
 

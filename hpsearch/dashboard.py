@@ -89,7 +89,7 @@ def make_dashboard(storage: BaseStorage, *, host: str, port: int, allow_writes: 
     app = Guard(wsgi(storage), host=host, allow_writes=allow_writes)
     try:
         return make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
-    except (OSError, OverflowError) as error:
+    except (OSError, OverflowError, UnicodeError) as error:
         raise UsageError(f"dashboard: expected to listen on {host}:{port}, got: {error}; choose another --port") from error
 
 

@@ -33,6 +33,8 @@ if TYPE_CHECKING:
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _SUFFIXES = (*_DELIMITERS, ".json", ".jsonl", ".parquet")
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_LINE_END = re.compile(r"\r\n|\r|\n")
 _MAX_CELL = 2**31 - 1  # characters; the csv module's own limit of 131,072 refuses long articles
 
 
@@ -228,7 +230,7 @@ def _label_values(config: DataConfig, table: _Table, rows: Integers) -> dict[str
     if blank is not None:
         raise DataError(f"{table.place(blank)}, column {table.label_column!r}: expected a label, got a blank cell")
     try:
-        ordered = sorted(seen, key=float)
+        ordered = sorted(sorted(seen), key=float)  # twice, because "1" and "1.0" are equal and a set has no order
     except ValueError:
         ordered = sorted(seen)
     if len(ordered) > 1 and len(ordered) > max(20, len(rows) // 2):
@@ -310,10 +312,9 @@ class _Source:
                 records = _read_json(self.path, columns)
             rows = list(records)
         except UnicodeDecodeError as error:
-            line = error.object[: error.start].count(b"\n") + 1
             raise DataError(
-                f"{self.path}, near line {line}: expected UTF-8, got the byte 0x{error.object[error.start]:02x}; "
-                f"convert it, for example with iconv -f CP949 -t UTF-8"
+                f"{self.path}{_place_of(self.path, error)}: expected UTF-8, got the byte "
+                f"0x{error.object[error.start]:02x}; convert it, for example with iconv -f CP949 -t UTF-8"
             ) from error
         except OSError as error:
             raise DataError(f"{self.path}: expected a readable file, got: {error.strerror or error}") from error
@@ -326,6 +327,19 @@ class _Source:
             lines=[line for line, _ in rows] if suffix != ".parquet" else None,
             label_column=self.config.label_column,
         )
+
+
+def _place_of(path: Path, error: UnicodeDecodeError) -> str:
+    """Return where in a text file the bytes are that are no UTF-8; the error itself knows its own chunk only."""
+    if path.suffix.lower() == ".parquet":
+        return ""
+    raw = path.read_bytes()
+    try:
+        raw.decode()
+    except UnicodeDecodeError as whole:
+        error = whole
+    line = raw[: error.start].count(b"\n") + 1
+    return f", line {line}"
 
 
 def _is_hub(config: DataConfig) -> bool:
@@ -344,7 +358,8 @@ def _existing(name: str, *, key: str) -> Path:
             f"relative paths are read from the working directory, and a dataset of the Hub needs data.revision"
         )
     if not path.is_file():
-        raise DataError(f"{key}: expected a file, got the folder {path}")
+        kind = "the folder" if path.is_dir() else "a device or pipe,"
+        raise DataError(f"{key}: expected a file, got {kind} {path}")
     if path.suffix.lower() not in _SUFFIXES:
         raise DataError(f"{key}: expected a file that ends in {', '.join(_SUFFIXES)}, got {path.name!r}")
     return path
@@ -382,7 +397,7 @@ def _check_record(
 ) -> None:
     # A lone quote at the start of a cell swallows lines up to the next one, silently: then the "cell" holds whole
     # records. A cell that truly spans lines rarely holds delimiters after its line breaks.
-    swallowed = quoting == "auto" and last > first and any(_looks_swallowed(cell, delimiter) for cell in record)
+    swallowed = quoting == "auto" and last > first and _looks_swallowed(record, n_columns, delimiter)
     if swallowed:
         raise DataError(
             f"{path}, lines {first} to {last}: expected one record a line, got a quoted cell that runs over "
@@ -396,17 +411,18 @@ def _check_record(
         )
 
 
-def _looks_swallowed(cell: str, delimiter: str) -> bool:
-    return any(delimiter in line for line in re.split(r"\r\n|\r|\n", cell)[1:])
+def _looks_swallowed(record: list[str], n_columns: int, delimiter: str) -> bool:
+    if any(delimiter in line for cell in record for line in _LINE_END.split(cell)[1:]):
+        return True
+    # In the first column, the swallowed delimiters stand before the line break; then every line is a whole record.
+    lines = _LINE_END.split(delimiter.join(record))
+    return all(line.count(delimiter) == n_columns - 1 for line in lines if line)
 
 
 def _read_json(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
     text = path.read_text(encoding="utf-8-sig")
     if path.suffix.lower() == ".json":
-        try:
-            records = json.loads(text)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{path}, line {error.lineno}: expected JSON, got: {error.msg}") from error
+        records = _parse_json(path, text, first_line=1)
         if not isinstance(records, list):
             raise DataError(f"{path}: expected a list of objects, got {type(records).__name__}")
         numbered = list(enumerate(records, start=1))
@@ -416,15 +432,26 @@ def _read_json(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[A
         unit = "line"
         for number, line in enumerate(text.split("\n"), start=1):
             if line.strip():
-                try:
-                    numbered.append((number, json.loads(line)))
-                except json.JSONDecodeError as error:
-                    raise DataError(f"{path}, line {number}: expected a JSON object, got: {error.msg}") from error
+                numbered.append((number, _parse_json(path, line, first_line=number)))
     for number, record in numbered:
         if not isinstance(record, dict):
             raise DataError(f"{path}, {unit} {number}: expected an object, got {type(record).__name__}")
         _find_columns(path, columns, list(record), at=f", {unit} {number}")
-        yield number, [record[column] for column in columns]
+        values = [record[column] for column in columns]
+        if any(_SURROGATE.search(str(value)) for value in values):
+            raise DataError(
+                f"{path}, {unit} {number}: expected Unicode text, got half a character such as \\ud83d; mend the row"
+            )
+        yield number, values
+
+
+def _parse_json(path: Path, text: str, *, first_line: int) -> Any:
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{path}, line {first_line + error.lineno - 1}: expected JSON, got: {error.msg}") from error
+    except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
+        raise DataError(f"{path}, near line {first_line}: expected JSON, got: {error}") from error
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:

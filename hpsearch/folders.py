@@ -56,11 +56,17 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
     Raises:
         UsageError: If it is a file, a link, or a folder that may not be replaced.
     """
+    try:
+        folder.is_symlink()
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: expected a name for a folder, got: {error.strerror}; choose another --output"
+        ) from error
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{folder}: expected a folder or a free name, got a file or a link; choose another --output")
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder}: expected a free name, got a folder that is there; add --overwrite to replace it")
-    if folder.exists() and any(folder.iterdir()) and read_manifest(folder) is None:
+    if folder.exists() and any(folder.iterdir()) and "study" not in (read_manifest(folder) or {}):
         raise UsageError(
             f"{folder}: expected a folder written by hpsearch, got one without its {MANIFEST}; it is not replaced"
         )

@@ -22,6 +22,8 @@ def prepare_hub() -> None:
     """
     import huggingface_hub.constants as hub
 
+    if hub.HF_HUB_OFFLINE:
+        return
     request = urllib.request.Request(hub.ENDPOINT, method="HEAD")  # noqa: S310  the endpoint is the user's own setting
     try:
         urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()  # noqa: S310

@@ -97,7 +97,7 @@ def open_model(config: ModelConfig, dropouts: Sequence[str]) -> ModelSource:
     try:
         model_config = AutoConfig.from_pretrained(name, **options)
         tokenizer = AutoTokenizer.from_pretrained(name, **options)
-    except (OSError, ValueError, KeyError) as error:
+    except Exception as error:  # what broken files make these libraries raise is no closed set
         problem = " ".join(str(error).split())
         if folder is None:
             raise HubError(
@@ -105,6 +105,9 @@ def open_model(config: ModelConfig, dropouts: Sequence[str]) -> ModelSource:
                 f"{TWO_WAYS_ON}"
             ) from error
         raise ConfigError(f"model.name: expected a Hugging Face model in {folder}, got: {problem}") from error
+    if len(tokenizer) <= len(tokenizer.all_special_ids):
+        # Without its files transformers 5.23 makes a tokenizer to which every word is unknown, and says nothing.
+        raise ConfigError(f"model.name: expected a tokenizer in {name}, got none; save it there with save_pretrained")
     for dropout in dropouts:
         if not hasattr(model_config, dropout):
             known = [name for name in vars(model_config) if "dropout" in name]
@@ -151,7 +154,9 @@ def _check_folder(folder: Path, *, pretrained: bool) -> None:
 
 def _max_length(config: ModelConfig, model_config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     limits = [tokenizer.model_max_length, getattr(model_config, "max_position_embeddings", None)]
-    limit = min(length for length in limits if length is not None and length < _NO_LIMIT)
+    limit = min((length for length in limits if length is not None and length < _NO_LIMIT), default=config.max_length)
+    if limit is None:
+        raise ConfigError(f"model.max_length: expected a length, got none, and {config.name} has no limit of its own")
     if config.max_length is not None and config.max_length > limit:
         raise ConfigError(f"model.max_length: expected at most {limit} tokens for {config.name}, got {config.max_length}")
     return config.max_length or limit

@@ -24,26 +24,44 @@ def predict(folder: Path, texts: Sequence[str]) -> list[dict[str, float]]:
     """Return the probability of each label for each text, most likely label first.
 
     Raises:
-        UsageError: If the folder holds no model with safetensors weights.
+        UsageError: If the folder holds no model with safetensors weights, or a text is no Unicode.
     """
-    if not (folder / "config.json").is_file() or not any(folder.glob("*.safetensors")):
+    if not _is_model_folder(folder):
         raise UsageError(
             f"{folder}: expected a model folder with config.json and safetensors weights, got none; "
             f"make one with `hpsearch export-best`"
         )
+    for number, text in enumerate(texts, start=1):
+        try:
+            text.encode()
+        except UnicodeEncodeError as error:
+            raise UsageError(f"text {number}: expected Unicode text, got {text!r}") from error
     from transformers import AutoModelForSequenceClassification, AutoTokenizer, pipeline
     from transformers.utils import logging
 
     logging.set_verbosity_error()
     logging.disable_progress_bar()
-    model = AutoModelForSequenceClassification.from_pretrained(folder, use_safetensors=True, trust_remote_code=False)
-    tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    try:
+        model = AutoModelForSequenceClassification.from_pretrained(
+            folder, use_safetensors=True, trust_remote_code=False
+        )
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+    except Exception as error:  # what broken files make these libraries raise is no closed set
+        problem = " ".join(str(error).split())
+        raise UsageError(f"{folder}: expected a model that transformers can load, got: {problem}") from error
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
     # Batches of similar length need little padding; the answers go back to their texts' places.
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
     answers = classify([texts[i] for i in order], top_k=None, truncation=True, batch_size=_BATCH) if order else []
     by_text = dict(zip(order, answers, strict=True))
     return [{answer["label"]: answer["score"] for answer in by_text[i]} for i in range(len(texts))]
+
+
+def _is_model_folder(folder: Path) -> bool:
+    try:
+        return (folder / "config.json").is_file() and any(folder.glob("*.safetensors"))
+    except OSError:  # such as a name that is too long
+        return False
 
 
 if __name__ == "__main__":

@@ -108,7 +108,7 @@ def _study_entry(study: optuna.Study) -> Document:
     return {
         "study": study.study_name,
         "metric": (study.metric_names or ["value"])[0],
-        "direction": study.direction.name.lower(),
+        "direction": ", ".join(direction.name.lower() for direction in study.directions),
         "best": {"number": best.number, "value": best.value, "params": best.params} if best else None,
         "n_complete": counts.n_finished - counts.n_pruned,
         "n_pruned": counts.n_pruned,
@@ -123,7 +123,7 @@ def _trial_entry(trial: FrozenTrial) -> Document:
     return {
         "number": trial.number,
         "state": _STATES[trial.state],
-        "value": _finite(trial.value),
+        "value": _finite(trial.values[0]) if trial.values and len(trial.values) == 1 else None,
         "params": trial.params,
         "intermediate_values": {str(step): _finite(value) for step, value in sorted(trial.intermediate_values.items())},
         "duration_s": round(duration.total_seconds(), 3) if duration is not None else None,
@@ -302,12 +302,17 @@ def next_steps(study: str, best: Path) -> str:
     )
 
 
+_RULED = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
+"""Rich's SIMPLE box: a rule under the header, of hyphens."""
+
+
 def _table(*columns: str) -> Table:
-    table = Table(box=box.SIMPLE, show_edge=False, pad_edge=False, header_style="bold")
+    table = Table(box=_RULED, show_edge=False, pad_edge=False, header_style="bold")
     for i, column in enumerate(columns):
-        last_text = column.startswith("hyperparameters")
-        # As Text, because a string's [brackets] would be read as markup.
-        table.add_column(Text(_clean(column)), justify="left" if i == 0 or last_text or column == "state" else "right")
+        words = i == 0 or column == "state" or column.startswith("hyperparameters")
+        # As Text, because a string's [brackets] would be read as markup; folded, because the other way to fit ends in a
+        # sign that is not ASCII.
+        table.add_column(Text(_clean(column)), overflow="fold", justify="left" if words else "right")
     return table
 
 

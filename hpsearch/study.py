@@ -20,7 +20,7 @@ from filelock import FileLock, Timeout
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, SQLAlchemyError
+from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
 from hpsearch.config import Config, build_config
 from hpsearch.errors import StudyError, UsageError
@@ -34,6 +34,8 @@ if TYPE_CHECKING:
 
 DEFAULT_STORAGE = "sqlite:///studies/hpsearch.db"
 FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
+_LONGEST_NAME = 255  # bytes
+_DATABASE_ENDINGS = ("", "-journal", "-shm", "-wal", ".lock")
 _SQLITE_TIMEOUT_S = 60.0  # how long a writer waits for another one, such as a dashboard
 _LOCK_ATTRIBUTE, _CONFIG_ATTRIBUTE = "lock", "config"
 
@@ -54,7 +56,12 @@ class StudyPaths:
         """Return the paths of a study: beside an SQLite file, else in `studies/`."""
         check_study_name(study)
         database = _sqlite_file(_parse_url(storage_url))
-        return cls(root=database.parent if database else Path("studies"), study=study)
+        paths = cls(root=database.parent if database else Path("studies"), study=study)
+        # SQLite and the lock put their files beside the database, under its name with an ending.
+        taken = paths.folder.exists() and not paths.folder.is_dir()
+        if taken or (database and study in {f"{database.name}{ending}" for ending in _DATABASE_ENDINGS}):
+            raise UsageError(f"study {study!r}: expected a folder's name, got a file's; choose another --study")
+        return paths
 
     @property
     def folder(self) -> Path:
@@ -92,10 +99,11 @@ def check_study_name(name: str) -> None:
     Raises:
         UsageError: With what a name may hold.
     """
-    if not re.fullmatch(r"\w[\w.+-]{0,99}", name):
+    # File systems count bytes, of which Hangul takes three a syllable.
+    if not re.fullmatch(r"\w[\w.+-]{0,99}", name) or len(name.encode()) > _LONGEST_NAME:
         raise UsageError(
-            f"study {name!r}: expected up to 100 letters, digits, '_', '-', '+' and '.', not starting with a mark; "
-            f"choose another --study"
+            f"study {name!r}: expected up to 100 letters (of Hangul, 85), digits, '_', '-', '+' and '.', not starting "
+            f"with a mark; choose another --study"
         )
 
 
@@ -129,6 +137,8 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
             f"storage {redact(url)}: expected an SQLite file at {database}, got none; start one with `hpsearch run`"
         )
     _check_sqlite(database)
+    if not create and not _has_tables(database):  # where there are none, Optuna would make them
+        raise UsageError(f"storage {redact(url)}: expected a database of Optuna studies, got {database}, which is none")
     connect_args = {"connect_args": {"timeout": _SQLITE_TIMEOUT_S}}
     if _has_tables(database):
         return _open(url, connect_args)
@@ -151,7 +161,7 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
 def _open(url: str, engine_kwargs: dict[str, Any]) -> BaseStorage:
     try:
         return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs))
-    except ImportError as error:
+    except (ImportError, NoSuchModuleError) as error:
         raise UsageError(f"storage {redact(url)}: expected a database driver, got: {error}; install it") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         problem = " ".join(str(error).split()).replace(url, redact(url))
@@ -173,17 +183,30 @@ def _sqlite_file(url: URL) -> Path | None:
         return None
     if not url.database or url.database == ":memory:":
         raise UsageError("storage: expected an SQLite file, got a database in memory, which no second command can read")
+    try:
+        Path(url.database).exists()
+    except OSError as error:
+        raise UsageError(f"storage: expected an SQLite file, got {url.database}: {error.strerror}") from error
     return Path(url.database)
 
 
 def _check_sqlite(database: Path) -> None:
     if database.is_dir():
         raise UsageError(f"storage: expected an SQLite file, got the folder {database}")
+    if database.exists() and not database.is_file():
+        raise UsageError(f"storage: expected an SQLite file, got {database}, which is a device")
     if database.exists() and database.stat().st_size:
-        with database.open("rb") as file:
-            head = file.read(16)
-        if head != b"SQLite format 3\0":
-            raise UsageError(f"storage: expected an SQLite file, got {database}, which is another kind of file")
+        # SQLite looks at the file itself: to close it drops the locks that this process holds on it (POSIX), and then the
+        # next reader to leave would delete the write-ahead log of a running search.
+        with contextlib.closing(sqlite3.connect(database, timeout=_SQLITE_TIMEOUT_S)) as connection:
+            try:
+                connection.execute("PRAGMA schema_version")
+            except sqlite3.DatabaseError as error:
+                if error.sqlite_errorcode != sqlite3.SQLITE_NOTADB:
+                    return  # such as a broken file: opening it says what is wrong
+                raise UsageError(
+                    f"storage: expected an SQLite file, got {database}, which is another kind of file"
+                ) from error
 
 
 def _has_tables(database: Path) -> bool:
@@ -362,7 +385,8 @@ def standing(study: optuna.Study, n_trials: int) -> Standing:
     """Return where a study stands on the way to `n_trials` finished trials."""
     trials = study.get_trials(deepcopy=False)
     counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
-    complete = [trial for trial in trials if trial.state == TrialState.COMPLETE]
+    ours = study.directions == [StudyDirection.MAXIMIZE]  # of another kind of study in the storage, no trial is called best
+    complete = [trial for trial in trials if ours and trial.state == TrialState.COMPLETE]
     best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
     return Standing(
         n_finished=counts[TrialState.COMPLETE] + counts[TrialState.PRUNED],

@@ -79,9 +79,9 @@ def toy_rows(n_rows: int, seed: int) -> list[tuple[str, str]]:
 
 @pytest.fixture(scope="session")
 def toy_csv(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Return a csv file of 160 toy rows with the columns text and label."""
+    """Return a csv file of 400 toy rows with the columns text and label."""
     path = tmp_path_factory.mktemp("data") / "toy.csv"
-    write_csv(path, toy_rows(160, seed=1))
+    write_csv(path, toy_rows(400, seed=1))
     return path
 
 
