@@ -78,8 +78,9 @@ def discard_checkpoints(study: optuna.Study, paths: StudyPaths, n_kept: int) -> 
     for folder in sorted(paths.folder.glob("trial-*")):
         number = _number(folder)
         manifest = read_manifest(folder)
-        theirs = number is None or manifest is None or manifest.get("study") != paths.study
-        if theirs or number in kept or folder.is_symlink():
+        if number is None or number in kept or folder.is_symlink():
+            continue
+        if manifest is None or manifest.get("study") != paths.study:
             continue
         shutil.rmtree(folder)
         deleted.append(number)

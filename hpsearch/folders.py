@@ -64,6 +64,11 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         ) from error
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{folder}: expected a folder or a free name, got a file or a link; choose another --output")
+    above = next(parent for parent in folder.absolute().parents if parent.exists())
+    if not above.is_dir():
+        raise UsageError(
+            f"{folder}: expected a name for a folder, got one below the file {above}; choose another --output"
+        )
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder}: expected a free name, got a folder that is there; add --overwrite to replace it")
     if folder.exists() and any(folder.iterdir()) and "study" not in (read_manifest(folder) or {}):

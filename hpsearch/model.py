@@ -154,7 +154,9 @@ def _check_folder(folder: Path, *, pretrained: bool) -> None:
 
 def _max_length(config: ModelConfig, model_config: PretrainedConfig, tokenizer: PreTrainedTokenizerBase) -> int:
     limits = [tokenizer.model_max_length, getattr(model_config, "max_position_embeddings", None)]
-    limit = min((length for length in limits if length is not None and length < _NO_LIMIT), default=config.max_length)
+    # XLNet, which has no limit, says -1.
+    known = [length for length in limits if length is not None and 0 < length < _NO_LIMIT]
+    limit = min(known, default=config.max_length)
     if limit is None:
         raise ConfigError(f"model.max_length: expected a length, got none, and {config.name} has no limit of its own")
     if config.max_length is not None and config.max_length > limit:

@@ -216,8 +216,8 @@ def _has_tables(database: Path) -> bool:
     with contextlib.closing(sqlite3.connect(database, timeout=_SQLITE_TIMEOUT_S)) as connection:
         try:
             return connection.execute("SELECT 1 FROM alembic_version").fetchone() is not None
-        except sqlite3.DatabaseError:
-            return False
+        except sqlite3.DatabaseError as error:
+            return "no such table" not in str(error)  # of a broken file, opening it says what is wrong
 
 
 # --- One study --------------------------------------------------------------------------------------------------------

@@ -17,12 +17,12 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from click.testing import CliRunner
-from conftest import toy_rows, write_csv
 from ruamel.yaml import YAML
 
 from hpsearch.cli import cli
 from hpsearch.config import load_config
 from hpsearch.study import create_or_resume, open_storage, study_lock
+from tests.conftest import toy_rows, write_csv
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from click.testing import Result
 
 LOGGERS = ("", "optuna", "transformers", "datasets", "evaluate", "accelerate", "huggingface_hub", "py.warnings")
-SQLITE = "sqlite:///"
+CONFIG = "model/config.json"
 
 
 @pytest.fixture(autouse=True)
@@ -69,7 +69,7 @@ def template(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Path
     }
     with (folder / "toy.yaml").open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(tree, file)
-    url = f"{SQLITE}{folder}/studies/hpsearch.db"
+    url = f"sqlite:///{folder}/studies/hpsearch.db"
     storage = open_storage(url, create=True)
     config = load_config(str(folder / "toy.yaml"))
     create_or_resume(storage, "toy", config, study_lock(config, data="d", model="m"))
@@ -94,11 +94,15 @@ def invoke(*arguments: str, stdin: bytes | None = None) -> Result:
 
 
 def contents(folder: Path) -> dict[str, str]:
-    """Return every path under a folder with a hash of what it holds."""
-    gc.collect()  # closes databases, which removes the two files that SQLite keeps beside an open one
+    """Return every path under a folder with a hash of what it holds.
+
+    Without the two files that SQLite keeps beside a database while this process has it open; of these an empty `-wal`
+    says that nothing was written to it.
+    """
     return {
         str(path.relative_to(folder)): hashlib.sha256(path.read_bytes()).hexdigest() if path.is_file() else "folder"
         for path in folder.rglob("*")
+        if not path.name.endswith("-shm") and not (path.name.endswith("-wal") and not path.stat().st_size)
     }
 
 
@@ -126,16 +130,25 @@ def a_folder(name: str, **files: str) -> Callable[[Path], None]:
     return make
 
 
-def a_model(**changes: Any) -> Callable[[Path], None]:
-    """Change the model's config.json; None deletes a key."""
+def a_changed(name: str, **changes: Any) -> Callable[[Path], None]:
+    """Change keys of a JSON file; None deletes one."""
 
     def make(folder: Path) -> None:
-        path = folder / "model" / "config.json"
-        values = {**json.loads(path.read_text(encoding="utf-8")), **changes}
-        kept = {name: value for name, value in values.items() if value is not None}
-        path.write_text(json.dumps(kept), encoding="utf-8")
+        values = {**json.loads((folder / name).read_text(encoding="utf-8")), **changes}
+        kept = {key: value for key, value in values.items() if value is not None}
+        (folder / name).write_text(json.dumps(kept), encoding="utf-8")
 
     return make
+
+
+def a_model_without_limits(folder: Path) -> None:
+    a_file("model/config.json", '{"model_type": "xlnet"}')(folder)
+    a_changed("model/tokenizer_config.json", model_max_length=None)(folder)
+
+
+def a_model_with_code(folder: Path) -> None:
+    a_changed(CONFIG, model_type="nonsense", auto_map={"AutoConfig": "evil.Config"})(folder)
+    a_file("model/evil.py", "open('ran', 'w')\nclass Config: ...\n")(folder)
 
 
 def without(*names: str) -> Callable[[Path], None]:
@@ -186,38 +199,66 @@ def setting(*overrides: str) -> list[str]:
 
 
 CONFIGS = [
-    Case("no such file", ["inspect", "--config", "no.yaml"], "config 'no.yaml': expected a YAML file or one of nsmc-mbert"),
+    Case(
+        "no such file", ["inspect", "--config", "no.yaml"],
+        "config 'no.yaml': expected a YAML file or one of nsmc-mbert",
+    ),
     Case("misspelt name", ["run", "--config", "quikstart"], r"did you mean 'quickstart'\?"),
     Case("a folder", ["baseline", "--config", "model"], "config 'model': expected a YAML file"),
     Case("too long a name", ["inspect", "--config", "a" * 300], "config 'aaa.*: expected a YAML file"),
     Case("empty", INSPECT, "toy.yaml: expected keys such as `model:`.*, got None", a_file("toy.yaml", "")),
     Case("not UTF-8", INSPECT, "toy.yaml: expected a YAML file in UTF-8, got", a_file("toy.yaml", b"study: \xb0\xa1")),
-    Case("broken YAML", INSPECT, "toy.yaml, line 2, column 1: expected YAML", a_file("toy.yaml", "model: {name: a\ndata: [")),
-    Case("key twice", INSPECT, 'expected YAML, got: found duplicate key "study"', a_file("toy.yaml", "study: a\nstudy: b\n")),
+    Case(
+        "broken YAML", INSPECT, "toy.yaml, line 2, column 5: expected YAML",
+        a_file("toy.yaml", "model: {name: a\ndata: ["),
+    ),
+    Case(
+        "key twice", INSPECT, 'expected YAML, got: found duplicate key "study"',
+        a_file("toy.yaml", "study: a\nstudy: b\n"),
+    ),
     Case("against its tag", INSPECT, "toy.yaml: expected YAML, got", a_file("toy.yaml", "study: !!int ''\n")),
     Case(
         "many mistakes at once", RUN,
-        "toy.yaml: metric: expected 'f1'.*toy.yaml: model: expected a value, got none.*toy.yaml: space: expected a value",
+        "toy.yaml: metric: expected 'f1'.*toy.yaml: model: expected a value, got none.*toy.yaml: space: expected a",
         a_file("toy.yaml", "metric: auc\ndata: {train: toy.csv}\n"),
     ),
     Case("no equals sign", setting("search.seed"), "--set search.seed: expected KEY=VALUE with a dotted key"),
     Case("empty part", setting("search..seed=1"), r"--set search\.\.seed=1: expected KEY=VALUE"),
     Case("override no YAML", setting("search.seed=[1"), r"--set search.seed=\[1, line 1, column 3: expected YAML"),
-    Case("part of a plain value", setting("data.train.x=1"), "expected a key with parts, got the plain value 'toy.csv'"),
-    Case("unknown key", setting("search.sede=1"), r"search.sede: expected a known key, got 'sede'; did you mean 'seed'\?"),
+    Case(
+        "part of a plain value", setting("data.train.x=1"), "expected a key with parts, got the plain value 'toy.csv'",
+    ),
+    Case(
+        "unknown key", setting("search.sede=1"),
+        r"search.sede: expected a known key, got 'sede'; did you mean 'seed'\?",
+    ),
     Case("wrong type", setting("search.trials=many"), "search.trials: expected a valid integer, got 'many'"),
     Case("true is no number", [*RUN, "--set", "search.seed=true"], "search.seed: expected a valid integer, got True"),
-    Case("default out of space", setting("defaults.weight_decay=0.2"), "space.weight_decay: expected to hold trial 0's value"),
-    Case("unknown hyperparameter", setting("space.lr={type: int, low: 1, high: 2}"), "expected a hyperparameter's name, got 'lr'"),
+    Case(
+        "default out of space", setting("defaults.weight_decay=0.2"),
+        "space.weight_decay: expected to hold trial 0's value",
+    ),
+    Case(
+        "unknown hyperparameter", setting("space.lr={type: int, low: 1, high: 2}"),
+        "expected a hyperparameter's name, got 'lr'",
+    ),
 ]  # fmt: skip
 
 DATA = [
     Case("no such file", setting("data.train=no.csv"), "data.train: expected a file, got 'no.csv', which is not there"),
-    Case("no such test file", setting("data.test=no.csv"), "data.test: expected a file, got 'no.csv', which is not there"),
+    Case(
+        "no such test file", setting("data.test=no.csv"),
+        "data.test: expected a file, got 'no.csv', which is not there",
+    ),
     Case("a folder", setting("data.train=model"), "data.train: expected a file, got the folder /.*model"),
-    Case("other suffix", setting("data.train=toy.yaml"), "data.train: expected a file that ends in .csv, .*got 'toy.yaml'"),
+    Case(
+        "other suffix", setting("data.train=toy.yaml"),
+        "data.train: expected a file that ends in .csv, .*got 'toy.yaml'",
+    ),
     Case("unknown user", setting("data.train=~no-such-user/a.csv"), "expected a path that can be looked up"),
-    Case("too long a name", setting(f"data.train={'a' * 300}.csv"), "expected a (path that can be looked up|file), got"),
+    Case(
+        "too long a name", setting(f"data.train={'a' * 300}.csv"), "expected a (path that can be looked up|file), got",
+    ),
     Case("no such column", setting("data.text_column=body"), "toy.csv: expected a column 'body', got 'text', 'label'"),
     Case("wrong column", setting("data.label_column=text"), "expected two different columns for text and label"),
     Case("empty", INSPECT, "toy.csv: expected a column 'text', got no columns", a_file("toy.csv", "")),
@@ -228,86 +269,177 @@ DATA = [
         a_file("toy.csv", b"text,label\n\xb0\xa1,good\n"),
     ),
     Case("stray quote", INSPECT, "set data.quoting: none", a_file("toy.csv", 'text,label\n"a,b\nc,d\ne",f\ng,h\n')),
-    Case("single label", RUN, "expected at least two labels among .* got 'x' only", a_file("toy.csv", "text,label\n" + "".join(f"{i},x\n" for i in range(40)))),
-    Case("unknown label", setting("data.labels={yes: a, no: b}"), r"toy.csv, line \d+, column 'label': expected one of the labels 'yes', 'no', got '(good|bad)'"),
+    Case(
+        "single label", RUN, "expected at least two labels among .* got 'x' only",
+        a_file("toy.csv", "text,label\n" + "".join(f"{i},x\n" for i in range(40))),
+    ),
+    Case(
+        "unknown label", setting("data.labels={yes: a, no: b}"),
+        r"toy.csv, line \d+, column 'label': expected one of the labels 'yes', 'no', got '(good|bad)'",
+    ),
     Case("too few rows", [*RUN, "--set", "data.train_rows=50"], "expected at least the 50 training .* got 60 rows"),
     Case("broken json", setting("data.train=a.json"), "a.json, line 1: expected JSON", a_file("a.json", "[")),
-    Case("deep json", setting("data.train=a.json"), "a.json, near line 1: expected JSON", a_file("a.json", "[" * 100_000)),
-    Case("half a character", setting("data.train=a.jsonl"), "a.jsonl, line 1: expected Unicode text", a_file("a.jsonl", '{"text": "\\ud83d", "label": 1}')),
-    Case("no parquet", setting("data.train=a.parquet"), "a.parquet: expected a parquet file", a_file("a.parquet", "PAR1")),
-]  # fmt: skip
-
-MODELS = [
-    Case("no such folder", setting("model.name=./no"), "model.name: expected a folder with a model, got './no', which is not there"),
-    Case("a file", setting("model.name=toy.csv"), "model.name: expected a folder with a model, got 'toy.csv', which is a file"),
-    Case("unknown user", setting("model.name=~no-such-user/model"), "expected a path that can be looked up"),
-    Case("empty folder", setting("model.name=./empty"), "model.name: expected a config.json in /.*empty, got none", a_folder("empty")),
-    Case("no config.json", RUN, "model.name: expected a config.json in", without("model/config.json")),
-    Case("no weights", RUN, "expected safetensors weights in .*, got none; set model.pretrained: false", without("model/model.safetensors")),
-    Case("only a pickle", INSPECT, "expected safetensors weights in .*, got only pytorch_model.bin, which can run code", only_a_pickle),
-    Case("no tokenizer", INSPECT, "model.name: expected a tokenizer in /.*model, got none", without("model/tokenizer.json", "model/tokenizer_config.json")),
-    Case("broken tokenizer", INSPECT, "expected a Hugging Face model in /.*model, got:", a_file("model/tokenizer.json", "{}")),
-    Case("tokenizer settings no object", INSPECT, "expected a Hugging Face model in", a_file("model/tokenizer_config.json", "[]")),
-    Case("broken config.json", INSPECT, "expected a Hugging Face model in .*not a valid JSON", a_file("model/config.json", "{")),
-    Case("config.json a list", INSPECT, "expected a Hugging Face model in", a_file("model/config.json", "[]")),
-    Case("config.json very deep", INSPECT, "expected a Hugging Face model in", a_file("model/config.json", "[" * 100_000)),
-    Case("config.json of wrong types", INSPECT, "expected a Hugging Face model in .*hidden_size", a_model(hidden_size="wide")),
-    Case("unknown architecture", INSPECT, "expected a Hugging Face model in .*`nonsense`", a_model(model_type="nonsense")),
-    Case("code in the folder is not run", INSPECT, "expected a Hugging Face model in", a_model(model_type="nonsense", auto_map={"AutoConfig": "evil.Config"})),
-    Case("unknown dropout", setting("defaults.seq_classif_dropout=0.1"), r"seq_classif_dropout: expected a dropout of ./model \(bert\), got none of that name; it has attention_probs_dropout_prob"),
-    Case("max_length too large", setting("model.max_length=33"), "model.max_length: expected at most 32 tokens for ./model, got 33"),
-    Case("max_length too small", setting("model.max_length=3"), "model.max_length: expected greater than or equal to 4, got 3"),
     Case(
-        "no limit of its own", setting("model.pretrained=false"), "model.max_length: expected a length, got none",
-        lambda folder: [make(folder) for make in (a_file("model/config.json", '{"model_type": "xlnet"}'), a_file("model/tokenizer_config.json", '{"unk_token": "[UNK]"}'))][0],
+        "deep json", setting("data.train=a.json"), "a.json, near line 1: expected JSON",
+        a_file("a.json", "[" * 100_000),
+    ),
+    Case(
+        "half a character", setting("data.train=a.jsonl"), "a.jsonl, line 1: expected Unicode text",
+        a_file("a.jsonl", '{"text": "\\ud83d", "label": 1}'),
+    ),
+    Case(
+        "no parquet", setting("data.train=a.parquet"), "a.parquet: expected a parquet file",
+        a_file("a.parquet", "PAR1"),
     ),
 ]  # fmt: skip
 
+MODELS = [
+    Case(
+        "no such folder", setting("model.name=./no"),
+        "model.name: expected a folder with a model, got './no', which is not there",
+    ),
+    Case(
+        "a file", setting("model.name=toy.csv"),
+        "model.name: expected a folder with a model, got 'toy.csv', which is a file",
+    ),
+    Case("unknown user", setting("model.name=~no-such-user/model"), "expected a path that can be looked up"),
+    Case(
+        "empty folder", setting("model.name=./empty"), "model.name: expected a config.json in /.*empty, got none",
+        a_folder("empty"),
+    ),
+    Case("no config.json", RUN, "model.name: expected a config.json in", without("model/config.json")),
+    Case(
+        "no weights", RUN, "expected safetensors weights in .*, got none; set model.pretrained: false",
+        without("model/model.safetensors"),
+    ),
+    Case(
+        "only a pickle", INSPECT, "expected safetensors weights in .*, got only pytorch_model.bin, which can run code",
+        only_a_pickle,
+    ),
+    Case(
+        "no tokenizer", INSPECT, "model.name: expected a tokenizer in /.*model, got none",
+        without("model/tokenizer.json", "model/tokenizer_config.json"),
+    ),
+    Case(
+        "broken tokenizer", INSPECT, "expected a Hugging Face model in /.*model, got:",
+        a_file("model/tokenizer.json", "{}"),
+    ),
+    Case(
+        "tokenizer settings no object", INSPECT, "expected a Hugging Face model in",
+        a_file("model/tokenizer_config.json", "[]"),
+    ),
+    Case(
+        "broken config.json", INSPECT, "expected a Hugging Face model in .*not a valid JSON",
+        a_file("model/config.json", "{"),
+    ),
+    Case("config.json a list", INSPECT, "expected a Hugging Face model in", a_file("model/config.json", "[]")),
+    Case(
+        "config.json very deep", INSPECT, "expected a Hugging Face model in",
+        a_file("model/config.json", "[" * 100_000),
+    ),
+    Case(
+        "config.json of wrong types", INSPECT, "expected a Hugging Face model in .*hidden_size",
+        a_changed(CONFIG, hidden_size="wide"),
+    ),
+    Case(
+        "unknown architecture", INSPECT, "expected a Hugging Face model in .*`nonsense`",
+        a_changed(CONFIG, model_type="nonsense"),
+    ),
+    Case(
+        "code in the folder is not run", INSPECT, "expected a Hugging Face model in",
+        a_model_with_code,
+    ),
+    Case(
+        "unknown dropout", setting("defaults.seq_classif_dropout=0.1"),
+        r"seq_classif_dropout: expected a dropout of ./model \(bert\), got none of that name; it has attention_probs",
+    ),
+    Case(
+        "max_length too large", setting("model.max_length=33"),
+        "model.max_length: expected at most 32 tokens for ./model, got 33",
+    ),
+    Case(
+        "max_length too small", setting("model.max_length=3"),
+        "model.max_length: expected greater than or equal to 4, got 3",
+    ),
+    Case(
+        "no limit of its own", setting("model.pretrained=false"), "model.max_length: expected a length, got none",
+        a_model_without_limits,
+    ),
+]  # fmt: skip
+
+NO_FILE = "expected an SQLite file at no.db, got none; start one with `hpsearch run`"
+A_FOLDER = "expected an SQLite file, got the folder model"
+A_TEXT = "expected an SQLite file, got toy.csv, which is another kind of file"
+IN_MEMORY = "expected an SQLite file, got a database in memory"
 BAD_STORAGES = [
-    ("no file", "sqlite:///no.db", "expected an SQLite file at no.db, got none; start one with `hpsearch run`", nothing),
-    ("a folder", "sqlite:///model", "expected an SQLite file, got the folder model", nothing),
-    ("a text file", "sqlite:///toy.csv", "expected an SQLite file, got toy.csv, which is another kind of file", nothing),
+    ("a folder", "sqlite:///model", A_FOLDER, nothing),
     ("a device", "sqlite:////dev/null", "expected an SQLite file, got /dev/null, which is a device", nothing),
     ("an empty file", "sqlite:///e.db", "expected a database of Optuna studies, got e.db", a_file("e.db", "")),
-    ("another program's", "sqlite:///other.db", "expected a database of Optuna studies, got other.db", a_foreign_database),
-    ("a damaged file", "sqlite:///d.db", "expected a database of Optuna studies", a_file("d.db", b"SQLite format 3\0" * 99)),
-    ("in memory", "sqlite://", "expected an SQLite file, got a database in memory", nothing),
-    ("no URL", "studies/hpsearch.db", r"expected a URL such as .*; did you mean sqlite:///studies/hpsearch.db\?", nothing),
+    (
+        "another program's", "sqlite:///other.db", "expected a database of Optuna studies, got other.db",
+        a_foreign_database,
+    ),
+    ("a header only", "sqlite:///d.db", "expected an SQLite file, got d.db", a_file("d.db", b"SQLite format 3\0" * 99)),
+    ("in memory", "sqlite://", IN_MEMORY, nothing),
+    ("in memory by its name", "sqlite:///:memory:", IN_MEMORY, nothing),
+    (
+        "no URL", "studies/hpsearch.db", r"expected a URL such as .*; did you mean sqlite:///studies/hpsearch.db\?",
+        nothing,
+    ),
     ("nothing", "", "expected a URL such as sqlite:///studies/hpsearch.db", nothing),
     ("a port that is none", "postgresql://me:secret@host:x/db", "expected a URL such as sqlite:///", nothing),
     ("an unknown database", "nosuch://host/db", "storage nosuch://host/db: expected a database driver", nothing),
-    ("a driver that is not installed", "mysql://me:secret@host/db", r"mysql://me:\*\*\*@host/db: expected a database driver", nothing),
+    (
+        "a driver that is not installed", "mysql://me:secret@host/db",
+        r"mysql://me:\*\*\*@host/db: expected a database driver", nothing,
+    ),
     ("too long a name", f"sqlite:///{'a' * 300}", "expected an SQLite file", nothing),
 ]  # fmt: skip
 STORAGES = [
     *(Case(name, ["list", "--storage", url], expected, make) for name, url, expected, make in BAD_STORAGES),
-    *(Case(f"{args[0]} of no file", [*args, "--storage", "sqlite:///no.db"], BAD_STORAGES[0][2]) for args in READERS),
-    *(
-        Case(f"{args[0]} of a text file", [*args, "--storage", "sqlite:///toy.csv"], BAD_STORAGES[2][2])
-        for args in READERS
-    ),
-    Case("run in a text file", [*RUN, "--storage", "sqlite:///toy.csv"], BAD_STORAGES[2][2]),
-    Case("run in a folder", [*RUN, "--storage", "sqlite:///model"], BAD_STORAGES[1][2]),
-    Case("run in memory", [*RUN, "--storage", "sqlite://"], BAD_STORAGES[7][2]),
+    *(Case(f"{args[0]} of no file", [*args, "--storage", "sqlite:///no.db"], NO_FILE) for args in READERS),
+    *(Case(f"{args[0]} of a text file", [*args, "--storage", "sqlite:///toy.csv"], A_TEXT) for args in READERS),
+    Case("run in a text file", [*RUN, "--storage", "sqlite:///toy.csv"], A_TEXT),
+    Case("run in a folder", [*RUN, "--storage", "sqlite:///model"], A_FOLDER),
+    Case("run in memory", [*RUN, "--storage", "sqlite://"], IN_MEMORY),
 ]
 
 NAMES = {
     "slash": "a/b", "parent": "..", "dot": ".", "hidden": ".a", "option": "-a", "newline": "a\nb", "space": "a b",
-    "backslash": "a\\b", "empty": "", "101 letters": "a" * 101, "86 of Hangul": "가" * 86, "NUL": "a\0b", "emoji": "a🙂",
+    "backslash": "a\\b", "empty": "", "101 letters": "a" * 101, "86 of Hangul": "가" * 86, "NUL": "a\0b",
+    "smile": "a🙂",
 }  # fmt: skip
 STUDIES = [
-    *(Case(f"run {kind}", [*RUN, "--study", name], r"study '.*': expected up to 100 letters") for kind, name in NAMES.items()),
-    Case("run the database's name", [*RUN, "--study", "hpsearch.db"], "study 'hpsearch.db': expected a folder's name, got a file's"),
-    Case("run a file's name", [*RUN, "--study", "taken"], "study 'taken': expected a folder's name", a_file("studies/taken", "")),
-    Case("run by the file's name", ["run", "--config", "my toy.yaml"], "study 'my toy': expected up to 100 letters", lambda folder: (folder / "toy.yaml").rename(folder / "my toy.yaml")),
+    *(
+        Case(f"run {kind}", [*RUN, "--study", name], r"study '.*': expected up to 100 letters")
+        for kind, name in NAMES.items()
+    ),
+    Case(
+        "run the database's name", [*RUN, "--study", "hpsearch.db"],
+        "study 'hpsearch.db': expected a folder's name, got a file's",
+    ),
+    Case(
+        "run a file's name", [*RUN, "--study", "taken"], "study 'taken': expected a folder's name",
+        a_file("studies/taken", ""),
+    ),
+    Case(
+        "run by the file's name", ["run", "--config", "my toy.yaml"], "study 'my toy': expected up to 100 letters",
+        lambda folder: (folder / "toy.yaml").rename(folder / "my toy.yaml"),
+    ),
     *(
         Case(f"{args[0]} unknown", [*args, *(["no"] if args == ["show"] else ["--study", "no"])],
              "study 'no': expected one of 'a/b', 'theirs', 'toy', got another name")
         for args in (["show"], ["export-best"], ["compare"])
     ),
     Case("show of a path", ["show", "../toy"], "study '../toy': expected one of"),
-    Case("export a name that is no folder's", ["export-best", "--study", "a/b"], "study 'a/b': expected up to 100 letters"),
-    Case("export another program's study", ["export-best", "--study", "theirs"], "expected a study started by hpsearch, got one without a config"),
+    Case(
+        "export a name that is no folder's", ["export-best", "--study", "a/b"],
+        "study 'a/b': expected up to 100 letters",
+    ),
+    Case(
+        "export another program's study", ["export-best", "--study", "theirs"],
+        "expected a study started by hpsearch, got one without a config",
+    ),
 ]  # fmt: skip
 
 OPTIONS = [
@@ -317,7 +449,7 @@ OPTIONS = [
     Case("trials 0", [*RUN, "--trials", "0"], "'--trials': 0 is not in the range x>=1"),
     Case("trials no number", [*RUN, "--trials", "many"], "'--trials': 'many' is not a valid integer"),
     *(
-        Case(f"timeout {value[:10]}", [*RUN, f"--timeout={value}"], "'--timeout': expected a time such as 90m, 1h30m or 45s, got")
+        Case(f"timeout {value[:10]}", [*RUN, f"--timeout={value}"], "'--timeout': expected a time such as 90m, 1h30m")
         for value in ("abc", "", "0s", "5", "-5m", "1.5h", "1h 30m", "9" * 400 + "s", "9" * 5000 + "s")
     ),
     Case("seeds 0", ["compare", "--seeds", "0"], "'--seeds': 0 is not in the range 1<=x<=100"),
@@ -325,33 +457,78 @@ OPTIONS = [
     Case("loop", ["baseline", "--loop", "keras"], "'--loop': 'keras' is not one of 'trainer', 'native'"),
     Case("json and csv", ["show", "--json", "--csv"], "show: expected one of --json and --csv, got both"),
     Case("port", ["dashboard", "--port", "65536"], "'--port': 65536 is not in the range 0<=x<=65535"),
-    Case("unknown host", ["dashboard", "--port", "0", "--host", "256.1.1.1"], "dashboard: expected to listen on 256.1.1.1:0, got"),
-    Case("too long a host", ["dashboard", "--port", "0", "--host", "a" * 70], "dashboard: expected to listen on aaa.*, got"),
+    Case(
+        "unknown host", ["dashboard", "--port", "0", "--host", "256.1.1.1"],
+        "dashboard: expected to listen on 256.1.1.1:0, got",
+    ),
+    Case(
+        "too long a host", ["dashboard", "--port", "0", "--host", "a" * 70],
+        "dashboard: expected to listen on aaa.*, got",
+    ),
 ]  # fmt: skip
 
 OUTPUTS = [
-    Case("a file", ["export-best", "--study", "toy", "--output", "toy.csv"], "toy.csv: expected a folder or a free name, got a file"),
-    Case("a file with overwrite", ["export-best", "--study", "toy", "--output", "toy.csv", "--overwrite"], "toy.csv: expected a folder or a free name, got a file"),
-    Case("a link", ["export-best", "--study", "toy", "--output", "link", "--overwrite"], "link: expected a folder or a free name, got a file or a link", a_link),
-    Case("a foreign folder", ["export-best", "--study", "toy", "--output", "model", "--overwrite"], "model: expected a folder written by hpsearch, got one without its manifest.json; it is not replaced"),
-    Case("a folder with a broken manifest", ["export-best", "--study", "toy", "--output", "old", "--overwrite"], "old: expected a folder written by hpsearch", a_folder("old", manifest_json="{")),
-    Case("taken", ["export-best", "--study", "toy", "--output", "old"], "old: expected a free name, got a folder that is there; add --overwrite", a_folder("old", manifest_json="{}")),
+    Case(
+        "a file", ["export-best", "--study", "toy", "--output", "toy.csv"],
+        "toy.csv: expected a folder or a free name, got a file",
+    ),
+    Case(
+        "a file with overwrite", ["export-best", "--study", "toy", "--output", "toy.csv", "--overwrite"],
+        "toy.csv: expected a folder or a free name, got a file",
+    ),
+    Case(
+        "a link", ["export-best", "--study", "toy", "--output", "link", "--overwrite"],
+        "link: expected a folder or a free name, got a file or a link", a_link,
+    ),
+    Case(
+        "a foreign folder", ["export-best", "--study", "toy", "--output", "model", "--overwrite"],
+        "model: expected a folder written by hpsearch, got one without its manifest.json; it is not replaced",
+    ),
+    Case(
+        "a folder with a broken manifest", ["export-best", "--study", "toy", "--output", "old", "--overwrite"],
+        "old: expected a folder written by hpsearch", a_folder("old", manifest_json="{"),
+    ),
+    Case(
+        "taken", ["export-best", "--study", "toy", "--output", "old"],
+        "old: expected a free name, got a folder that is there; add --overwrite", a_folder("old", manifest_json="{}"),
+    ),
     Case("below a file", ["export-best", "--study", "toy", "--output", "toy.csv/new"], "toy.csv/new: expected"),
-    Case("too long a name", ["export-best", "--study", "toy", "--output", "a" * 300], "aaa: expected a name for a folder"),
+    Case(
+        "too long a name", ["export-best", "--study", "toy", "--output", "a" * 300],
+        "aaa: expected a name for a folder",
+    ),
 ]  # fmt: skip
 
 PREDICTIONS = [
     Case("no folder given", ["predict"], "Missing argument 'MODEL_DIR'"),
-    Case("no such folder", ["predict", "no", "x"], "no: expected a model folder with config.json and safetensors weights, got none"),
-    Case("empty folder", ["predict", "empty", "x"], "empty: expected a model folder .*; make one with `hpsearch export-best`", a_folder("empty")),
+    Case(
+        "no such folder", ["predict", "no", "x"],
+        "no: expected a model folder with config.json and safetensors weights, got none",
+    ),
+    Case(
+        "empty folder", ["predict", "empty", "x"],
+        "empty: expected a model folder .*; make one with `hpsearch export-best`", a_folder("empty"),
+    ),
     Case("a file", ["predict", "toy.csv", "x"], "toy.csv: expected a model folder"),
     Case("too long a name", ["predict", "a" * 300, "x"], "aaa: expected a model folder"),
     Case("no weights", ["predict", "model", "x"], "model: expected a model folder", without("model/model.safetensors")),
     Case("only a pickle", ["predict", "model", "x"], "model: expected a model folder", only_a_pickle),
-    Case("broken weights", ["predict", "model", "x"], "model: expected a model that transformers can load, got: ", a_file("model/model.safetensors", "x")),
-    Case("broken config.json", ["predict", "model", "x"], "model: expected a model that transformers can load", a_file("model/config.json", "{")),
-    Case("broken tokenizer", ["predict", "model", "x"], "model: expected a model that transformers can load", a_file("model/tokenizer.json", "{")),
-    Case("a text that is no Unicode", ["predict", "model", "a", "b\udcff"], r"text 2: expected Unicode text, got 'b\\udcff'"),
+    Case(
+        "broken weights", ["predict", "model", "x"], "model: expected a model that transformers can load, got: ",
+        a_file("model/model.safetensors", "x"),
+    ),
+    Case(
+        "broken config.json", ["predict", "model", "x"], "model: expected a model that transformers can load",
+        a_file("model/config.json", "{"),
+    ),
+    Case(
+        "broken tokenizer", ["predict", "model", "x"], "model: expected a model that transformers can load",
+        a_file("model/tokenizer.json", "{"),
+    ),
+    Case(
+        "a text that is no Unicode", ["predict", "model", "a", "b\udcff"],
+        r"text 2: expected Unicode text, got 'b\\udcff'",
+    ),
     Case("stdin not UTF-8", ["predict", "model"], "stdin: expected UTF-8, got: .*0xff", stdin=b"fine\n\xff\n"),
 ]  # fmt: skip
 
@@ -428,8 +605,21 @@ def test_a_study_does_not_go_on_with_other_settings(folder: Path, override: str)
     assert result.stdout == ""
     assert "study 'toy': expected what it was started with, got a difference" in result.stderr
     assert re.search(rf"{override.split('=')[0].removeprefix('search.')}: started with .*, now ", result.stderr)
-    trials = json.loads(invoke("show", "toy", "--json").stdout)["trials"]
-    assert [trial["state"] for trial in trials] == ["waiting"]
+    trials = optuna.load_study(study_name="toy", storage="sqlite:///studies/hpsearch.db").trials
+    assert [trial.state.name for trial in trials] == ["WAITING"]
+
+
+def test_a_broken_database_is_told_apart_from_one_without_studies(folder: Path) -> None:
+    path = folder / "studies" / "hpsearch.db"
+    raw = path.read_bytes()
+    path.write_bytes(raw[:100] + b"\xab" * 3000 + raw[3100:])
+    before = contents(folder)
+    result = invoke("list")
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert re.search("expected a database of Optuna studies, got: .*malformed", result.stderr)
+    assert contents(folder) == before
 
 
 def test_a_storage_is_also_taken_from_the_environment(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -285,8 +285,7 @@ from hpsearch.study import open_storage
 study = optuna.load_study(study_name="reviews", storage=open_storage(sys.argv[1], create=False))
 def objective(trial):
     value = trial.suggest_float("learning_rate", 1e-5, 1e-3, log=True)
-    for step in range(1, 4):
-        trial.report(value * step, step)
+    trial.report(value, step=1)
     return value
 study.optimize(objective, n_trials=30)
 """
