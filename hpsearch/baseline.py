@@ -188,7 +188,7 @@ class _LossLog(TrainerCallback):
         self._observer = observer
         self.rows: list[tuple[int, float]] = []
 
-    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:  # noqa: ARG002
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **kwargs: Any) -> None:
         if "loss" in kwargs["logs"]:
             loss = _finite(kwargs["logs"]["loss"], f"the training loss before optimizer step {state.global_step}")
             self.rows.append((state.global_step, loss))
@@ -288,13 +288,13 @@ def _run_native(job: _Job, progress: Callable[[Iterable[Batch], str], ProgressBa
     # The tutorial's loop never calls model.train(), and from_pretrained hands a model over in evaluation mode
     # (transformers 5.23 modeling_utils.py:4439), so it trains with dropout off. That is kept, and said here because a
     # model with random weights (model.pretrained: false) comes in training mode.
-    model: torch.nn.Module = job.model.eval()  # type: ignore[no-untyped-call]
+    model: torch.nn.Module = job.model.eval()
     model.to("cuda" if torch.cuda.is_available() else "cpu")
     optimizer = torch.optim.AdamW(model.parameters(), lr=hyperparameters.learning_rate)
 
     def learn(loss: torch.Tensor) -> None:
         optimizer.zero_grad()
-        loss.backward()  # type: ignore[no-untyped-call]
+        loss.backward()
         optimizer.step()
 
     rows = []

@@ -77,4 +77,5 @@ def paired_difference(
 
 def _cells(labels: Integers, predicted: Integers, n_classes: int) -> Integers:
     """Return the confusion-matrix cell of each row as a one-hot, shape (n, n_classes ** 2)."""
-    return np.eye(n_classes**2, dtype=np.int64)[labels * n_classes + predicted]
+    one_hot: Integers = np.eye(n_classes**2, dtype=np.int64)[labels * n_classes + predicted]
+    return one_hot

@@ -1,7 +1,7 @@
 """The command line: each command parses, calls one function of the library and prints what it returns.
 
-Results go to stdout, progress and messages to stderr. Heavy libraries are imported inside the command that needs them, so
-that `--help` and the reading commands start at once.
+Results go to stdout, progress and messages to stderr. Heavy libraries are imported inside the command that needs
+them, so that `--help` and the reading commands start at once.
 """
 
 from __future__ import annotations
@@ -37,7 +37,7 @@ class _Failure(click.ClickException):
 
     def __init__(self, error: HpsearchError) -> None:
         super().__init__(str(error))
-        self.exit_code = error.exit_code
+        self.exit_code = error.exit_code  # type: ignore[misc]  # Click sets it on instances itself
 
     def show(self, file: Any = None) -> None:
         click.echo(f"error: {self.message}", file=file or sys.stderr)
@@ -68,7 +68,8 @@ class _Duration(click.ParamType[float]):
         return float(seconds)
 
 
-# --- Options that several commands share --------------------------------------------------------------------------------
+# --- Options that several commands share
+# --------------------------------------------------------------------------------
 
 _storage_option = click.option(
     "--storage", "storage_url", default=_STORAGE, envvar="HPSEARCH_STORAGE", show_default=True, metavar="URL",
@@ -127,8 +128,8 @@ def run(
 ) -> None:
     """Search: train trials until the study has enough finished ones.
 
-    Running it again goes on with the same study. A study that was started with other data, another model or another space is
-    refused.
+    Running it again goes on with the same study. A study that was started with other data, another model or another
+    space is refused.
 
     \b
     Example:
@@ -371,7 +372,8 @@ def dashboard(storage_url: str, host: str, port: int, allow_writes: bool) -> Non
         server.serve_forever()
 
 
-# --- The process around a command ---------------------------------------------------------------------------------------
+# --- The process around a command
+# ---------------------------------------------------------------------------------------
 
 
 def _config_of_run(
@@ -431,8 +433,9 @@ def _prepare_process() -> None:
 
     What they log and warn stays off the terminal; `_log_to` gives it a file.
     """
-    # By default OpenMP's threads spin while they wait for one that another program keeps off its core: one busy neighbour on
-    # two cores made a training step ten times slower, and two times with waiting threads (torch 2.13, libgomp).
+    # By default OpenMP's threads spin while they wait for one that another program keeps off its core: one busy
+    # neighbour on two cores made a training step ten times slower, and two times with waiting threads (torch 2.13,
+    # libgomp).
     os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
     logging.captureWarnings(capture=True)
     root = logging.getLogger()
@@ -457,7 +460,7 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
     """Turn the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once."""
     received: list[int] = []
 
-    def receive(number: int, frame: Any) -> None:  # noqa: ARG001
+    def receive(number: int, _frame: Any) -> None:
         received.append(number)
         signal.signal(number, signal.SIG_DFL)
 

@@ -20,9 +20,9 @@ from sklearn.pipeline import make_pipeline
 from hpsearch.bootstrap import Interval, paired_difference
 from hpsearch.config import digest
 from hpsearch.data import load_test
-from hpsearch.export import search_data_of
 from hpsearch.metrics import METRICS, accuracy, confusion_matrix, f1
 from hpsearch.model import open_model
+from hpsearch.search import search_data_of
 from hpsearch.study import best_trial, stored_config
 from hpsearch.trainer import SearchTrainer, Task
 
@@ -32,9 +32,10 @@ if TYPE_CHECKING:
     import optuna
     from numpy.typing import NDArray
 
-    from hpsearch.config import Hyperparameters, Scalar
+    from hpsearch.config import Hyperparameters
     from hpsearch.data import SearchData, Split
     from hpsearch.observer import Observer
+    from hpsearch.space import Scalar
     from hpsearch.study import StudyPaths
 
     Integers = NDArray[np.int64]
@@ -68,9 +69,7 @@ class Comparison:
     verdict: str
 
 
-def compare(
-    study: optuna.Study, paths: StudyPaths, *, n_seeds: int, observer: Observer
-) -> Comparison:
+def compare(study: optuna.Study, paths: StudyPaths, *, n_seeds: int, observer: Observer) -> Comparison:
     """Train defaults and tuned on fresh seeds and compare them on the test rows.
 
     Finished trainings are kept in the study's folder, so that an interrupted comparison goes on where it was.
@@ -114,7 +113,8 @@ def compare(
 
 def verdict(difference: Interval, metric: str, *, best_is_default: bool) -> str:
     """Return in plain words what a difference and its interval say."""
-    points = f"{metric} {difference.mean * 100:+.2f} points, 95 % interval {difference.low * 100:+.2f} to {difference.high * 100:+.2f}"
+    mean, low, high = (f"{value * 100:+.2f}" for value in (difference.mean, difference.low, difference.high))
+    points = f"{metric} {mean} points, 95 % interval {low} to {high}"
     if best_is_default:
         return "no evidence that tuning helped: no trial beat the defaults, which are the best trial themselves"
     if difference.low > 0:
@@ -137,9 +137,7 @@ def linear_baseline(data: SearchData, test: Split) -> dict[str, float]:
 class _Runs:
     """Trainings of a comparison, each done once and kept."""
 
-    def __init__(
-        self, task: Task, test: Split, folder: Path, lock: dict[str, Any], observer: Observer
-    ) -> None:
+    def __init__(self, task: Task, test: Split, folder: Path, lock: dict[str, Any], observer: Observer) -> None:
         self._task = task
         self._test = test
         self._folder = folder

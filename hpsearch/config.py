@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import unicodedata
 import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -78,7 +79,7 @@ class DataConfig(_Section):
     def _label_values_are_text(cls, values: Any) -> Any:
         # 0 and "0" are the same value in a csv file, so the mapping is keyed by text.
         if isinstance(values, dict) and isinstance(values.get("labels"), dict):
-            labels = {str(value): name for value, name in values["labels"].items()}
+            labels = {_label_key(value): name for value, name in values["labels"].items()}
             return {**values, "labels": labels}
         return values
 
@@ -92,6 +93,12 @@ class DataConfig(_Section):
         if self.text_column == self.label_column:
             raise ValueError(f"expected two different columns for text and label, got {self.text_column!r} for both")
         return self
+
+
+def _label_key(value: Any) -> str:
+    """Return a label's value as `data.py` reads it from a file."""
+    text = str(value).lower() if isinstance(value, bool) else str(value)
+    return unicodedata.normalize("NFC", text).strip()
 
 
 Rate = Annotated[float, Field(ge=0, lt=1)]
@@ -131,7 +138,7 @@ class Hyperparameters(_Section):
         """Return the dropouts that are set, by their name in the model config."""
         return {name: value for name in DROPOUTS if (value := getattr(self, name)) is not None}
 
-    def training_arguments(self) -> dict[str, Scalar]:
+    def training_arguments(self) -> dict[str, Any]:
         """Return the values that go to `TrainingArguments`, by field name."""
         return {name: value for name, value in self.model_dump().items() if name not in DROPOUTS}
 
@@ -322,9 +329,9 @@ def _override(tree: dict[str, Any], override: str) -> dict[str, Any]:
     def replaced(branch: Any, rest: list[str]) -> dict[str, Any]:
         if branch is not None and not isinstance(branch, dict):
             raise ConfigError(f"--set {override}: expected a key with parts, got the plain value {_shorten(branch)}")
-        branch = dict(branch or {})
-        branch[rest[0]] = replaced(branch.get(rest[0]), rest[1:]) if len(rest) > 1 else value
-        return branch
+        new: dict[str, Any] = dict(branch or {})
+        new[rest[0]] = replaced(new.get(rest[0]), rest[1:]) if len(rest) > 1 else value
+        return new
 
     return replaced(tree, names)
 
@@ -334,12 +341,16 @@ def _describe(detail: ErrorDetails) -> list[str]:
     location = [str(part) for part in detail["loc"]]
     if len(location) > 2 and location[0] == "space" and location[2] in _DIMENSION_TYPES:
         del location[2]  # pydantic adds the tag of the union
-    place = ".".join(part for part in location if part not in ("int", "float") or part == location[-2:-1])
+    if location and location[-1] in ("int", "float"):
+        del location[-1]
+    place = ".".join(location)
     if detail["type"] == "value_error":
         lines = str(detail["ctx"]["error"]).split("\n")
         return [f"{place}: {line}" if place else line for line in lines]
     if detail["type"] == "extra_forbidden":
-        return [f"{place}: expected a known key, got {location[-1]!r}{_did_you_mean(location[-1], _siblings(location))}"]
+        return [
+            f"{place}: expected a known key, got {location[-1]!r}{_did_you_mean(location[-1], _siblings(location))}"
+        ]
     if detail["type"] == "missing":
         return [f"{place}: expected a value, got none"]
     return [f"{place}: {_expected(detail)}, got {_shorten(detail['input'])}"]

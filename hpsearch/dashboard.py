@@ -1,7 +1,8 @@
 """optuna-dashboard on this machine, behind a guard.
 
-The stock server answers any page the browser has open: it checks neither Host nor Origin and takes a DELETE without a body
-(read and tried in 0.21.0). Here only requests to this machine by its own name are answered, and only reading ones.
+The stock server answers any page the browser has open: it checks neither Host nor Origin and takes a DELETE without a
+body (read and tried in 0.21.0). Here only requests to this machine by its own name are answered, and only reading
+ones.
 """
 
 from __future__ import annotations
@@ -42,7 +43,9 @@ class Guard:
         if origin is not None and origin != f"http://{host}":
             return _refuse(start_response, "403 Forbidden", "Requests of other pages are not answered.")
         if environ["REQUEST_METHOD"] not in _SAFE_METHODS and not self._allow_writes:
-            return _refuse(start_response, "405 Method Not Allowed", "Read-only: start it with --allow-writes to change studies.")
+            return _refuse(
+                start_response, "405 Method Not Allowed", "Read-only: start it with --allow-writes to change studies."
+            )
         environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # without the header the stock server fails on its own files
 
         def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
@@ -90,7 +93,9 @@ def make_dashboard(storage: BaseStorage, *, host: str, port: int, allow_writes: 
     try:
         return make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
     except (OSError, OverflowError, UnicodeError) as error:
-        raise UsageError(f"dashboard: expected to listen on {host}:{port}, got: {error}; choose another --port") from error
+        raise UsageError(
+            f"dashboard: expected to listen on {host}:{port}, got: {error}; choose another --port"
+        ) from error
 
 
 class _Server(ThreadingMixIn, WSGIServer):
@@ -102,7 +107,7 @@ class _Server(ThreadingMixIn, WSGIServer):
 
 
 class _Quiet(WSGIRequestHandler):
-    def log_message(self, format: str, *args: Any) -> None:  # noqa: A002  the parent's name
+    def log_message(self, format: str, *args: Any) -> None:
         """Leave requests out of the terminal."""
 
 

@@ -1,8 +1,8 @@
 """Labelled texts: read, checked, sampled and split.
 
 The sampling is the tutorial's: `datasets` shuffles with `numpy.random.default_rng(seed).permutation(n)`, and the first
-rows are taken. Validation rows are the next rows of the same permutation, so that no trial was trained on them. The test
-split is sealed: a search reads its texts at most to keep them out of the training rows, and never its labels.
+rows are taken. Validation rows are the next rows of the same permutation, so that no trial was trained on them. The
+test split is sealed: a search reads its texts at most to keep them out of the training rows, and never its labels.
 """
 
 from __future__ import annotations
@@ -347,7 +347,9 @@ def _is_hub(config: DataConfig) -> bool:
     name = config.train
     if config.revision is None or name.startswith(PACKAGE_SCHEME) or resolve_path(name).exists():
         return False
-    return re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) is not None and Path(name).suffix.lower() not in _SUFFIXES
+    return (
+        re.fullmatch(r"[\w-][\w.-]*(/[\w-][\w.-]*)?", name) is not None and Path(name).suffix.lower() not in _SUFFIXES
+    )
 
 
 def _existing(name: str, *, key: str) -> Path:
@@ -500,12 +502,14 @@ def _find_columns(path: Path, columns: Sequence[str], header: Sequence[str], at:
 
 
 def _text(value: Any) -> str:
-    return "" if value is None or value != value else str(value)  # noqa: PLR0124  NaN is the value that differs from itself
+    return "" if value is None or value != value else str(value)
 
 
 def _label(value: Any) -> str:
-    if value is None or value != value:  # noqa: PLR0124
+    if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer():
         value = int(value)  # a column of whole numbers with a blank in it comes as floats
+    if isinstance(value, bool):
+        value = str(value).lower()  # as JSON, YAML and most csv files write it
     return unicodedata.normalize("NFC", str(value)).strip()

@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpsearch.checkpoints import checkpoint_of
-from hpsearch.data import load_search_data
-from hpsearch.errors import HpsearchError, UsageError
+from hpsearch.errors import HpsearchError
 from hpsearch.folders import MANIFEST, appearing, check_free, write_manifest
 from hpsearch.metrics import METRICS, confusion_matrix
+from hpsearch.search import search_data_of
 from hpsearch.study import best_trial, standing, stored_config
 
 if TYPE_CHECKING:
@@ -29,7 +29,9 @@ if TYPE_CHECKING:
     from hpsearch.data import SearchData
     from hpsearch.study import StudyPaths
 
-_DIGITS = 4  # float32 sums differ in their last bits with the padding of a batch, the score of thousands of rows does not
+_DIGITS = (
+    4  # float32 sums differ in their last bits with the padding of a batch, the score of thousands of rows does not
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -86,27 +88,11 @@ def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwri
         value = _score_in_fresh_process(aside, config.metric, data)
         if round(value, _DIGITS) != round(trial.value or 0.0, _DIGITS):
             raise HpsearchError(
-                f"{checkpoint}: expected the reloaded model to score the stored {config.metric} {trial.value:.6f} on the "
-                f"validation rows, got {value:.6f}; the checkpoint was changed, so nothing was exported"
+                f"{checkpoint}: expected the reloaded model to score the stored {config.metric} {trial.value:.6f} on "
+                f"the validation rows, got {value:.6f}; the checkpoint was changed, so nothing was exported"
             )
         write_manifest(aside, {**manifest, "reloaded_value": value})
     return Export(output, study.study_name, trial.number, config.metric, trial.value or 0.0, value)
-
-
-def search_data_of(study: optuna.Study, config: Config) -> SearchData:
-    """Read the rows a study was run on.
-
-    Raises:
-        UsageError: If they are no longer the same.
-    """
-    data = load_search_data(config.data)
-    stored = study.user_attrs["lock"]["data"]
-    if data.fingerprint() != stored:
-        raise UsageError(
-            f"{config.data.train}: expected the rows that study {study.study_name!r} was run on (fingerprint {stored}), "
-            f"got others ({data.fingerprint()}); restore the file"
-        )
-    return data
 
 
 def _score_in_fresh_process(folder: Path, metric: str, data: SearchData) -> float:
@@ -128,9 +114,7 @@ def _score_in_fresh_process(folder: Path, metric: str, data: SearchData) -> floa
     return float(METRICS[metric](confusion_matrix(data.validation.labels, predicted, len(ids))))
 
 
-def _card(
-    study: optuna.Study, config: Config, trial: FrozenTrial, data: SearchData, manifest: dict[str, Any]
-) -> str:
+def _card(study: optuna.Study, config: Config, trial: FrozenTrial, data: SearchData, manifest: dict[str, Any]) -> str:
     """Return the model card: what was done, with which figures, and what they are worth."""
     from huggingface_hub import EvalResult, ModelCardData
 
@@ -172,9 +156,10 @@ classify = pipeline("text-classification", "PATH_OF_THIS_FOLDER")
 
 ## How it was chosen
 
-The best of {counts.n_finished} trials ({counts.n_pruned} pruned, {counts.n_failed} failed) by {config.metric} on {len(data.validation):,} validation
-rows; each trial was evaluated up to {config.search.evaluations} times and keeps the weights of its best evaluation. Training rows:
-{len(data.train):,}. One seed ({config.search.seed}), never tuned. The test split was not read for any of this.
+The best of {counts.n_finished} trials ({counts.n_pruned} pruned, {counts.n_failed} failed) by {config.metric} on
+{len(data.validation):,} validation rows; each trial was evaluated up to {config.search.evaluations} times and keeps
+the weights of its best evaluation. Training rows: {len(data.train):,}. One seed ({config.search.seed}), never tuned.
+The test split was not read for any of this.
 
 | hyperparameter | value |
 | --- | --- |
@@ -182,14 +167,15 @@ rows; each trial was evaluated up to {config.search.evaluations} times and keeps
 
 ## Figures
 
-On the {len(data.validation):,} validation rows, best evaluation {trial.user_attrs["best_step"]} of {config.search.evaluations}:
+On the {len(data.validation):,} validation rows, best evaluation {trial.user_attrs["best_step"]} of
+{config.search.evaluations}:
 
 | metric | value |
 | --- | --- |
 {figures}
 
-The best of many trials looks better on its validation rows than it is. `hpsearch compare` measures it on the sealed test
-split, against the defaults and over several seeds.
+The best of many trials looks better on its validation rows than it is. `hpsearch compare` measures it on the sealed
+test split, against the defaults and over several seeds.
 
 ## Data
 

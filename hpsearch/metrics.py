@@ -78,4 +78,6 @@ METRICS: dict[str, Callable[[NDArray[Any]], Floats]] = {"f1": f1, "accuracy": ac
 
 
 def _ratio(numerator: NDArray[Any], denominator: NDArray[Any]) -> Floats:
-    return np.divide(numerator, denominator, out=np.zeros(np.shape(numerator)), where=np.asarray(denominator) != 0)
+    result = np.zeros(np.shape(numerator))
+    np.divide(numerator, denominator, out=result, where=np.asarray(denominator) != 0)
+    return result

@@ -8,7 +8,7 @@ from __future__ import annotations
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
@@ -61,7 +61,7 @@ class ModelSource:
         for name, value in dropouts.items():
             setattr(config, name, value)
         if not self.config.pretrained:
-            return AutoModelForSequenceClassification.from_config(config, dtype=torch.float32)
+            return cast("PreTrainedModel", AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             self.name,
             config=config,
@@ -101,8 +101,8 @@ def open_model(config: ModelConfig, dropouts: Sequence[str]) -> ModelSource:
         problem = " ".join(str(error).split())
         if folder is None:
             raise HubError(
-                f"model.name {config.name!r}: expected a folder or an answer from the Hugging Face Hub, got: {problem}\n"
-                f"{TWO_WAYS_ON}"
+                f"model.name {config.name!r}: expected a folder or an answer from the Hugging Face Hub, "
+                f"got: {problem}\n{TWO_WAYS_ON}"
             ) from error
         raise ConfigError(f"model.name: expected a Hugging Face model in {folder}, got: {problem}") from error
     if len(tokenizer) <= len(tokenizer.all_special_ids):
@@ -160,7 +160,9 @@ def _max_length(config: ModelConfig, model_config: PretrainedConfig, tokenizer: 
     if limit is None:
         raise ConfigError(f"model.max_length: expected a length, got none, and {config.name} has no limit of its own")
     if config.max_length is not None and config.max_length > limit:
-        raise ConfigError(f"model.max_length: expected at most {limit} tokens for {config.name}, got {config.max_length}")
+        raise ConfigError(
+            f"model.max_length: expected at most {limit} tokens for {config.name}, got {config.max_length}"
+        )
     return config.max_length or limit
 
 

@@ -1,7 +1,7 @@
 """Which number format the matrix products of a training run fastest in, on this machine.
 
-Weights, gradients, optimizer and evaluation stay float32. Reading processor flags is not enough: bfloat16 is several times
-faster with AMX or AVX512-BF16 and slower than float32 without, so the products themselves are timed.
+Weights, gradients, optimizer and evaluation stay float32. Reading processor flags is not enough: bfloat16 is several
+times faster with AMX or AVX512-BF16 and slower than float32 without, so the products themselves are timed.
 """
 
 from __future__ import annotations
@@ -25,7 +25,9 @@ def fastest_dtype(width: int) -> torch.dtype:
     """
     if torch.cuda.is_available():
         return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return torch.bfloat16 if _seconds(width, torch.float32) > _MARGIN * _seconds(width, torch.bfloat16) else torch.float32
+    return (
+        torch.bfloat16 if _seconds(width, torch.float32) > _MARGIN * _seconds(width, torch.bfloat16) else torch.float32
+    )
 
 
 def _seconds(width: int, dtype: torch.dtype) -> float:

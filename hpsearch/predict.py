@@ -1,8 +1,8 @@
 """Labels and probabilities from a model folder, by `transformers.pipeline` alone.
 
 Nothing of the search is used here: what this module says of a folder is what any user of transformers would see.
-`python -m hpsearch.predict FOLDER` reads a JSON list of texts on stdin and writes one of predictions to stdout; an export is
-checked that way, in a process of its own.
+`python -m hpsearch.predict FOLDER` reads a JSON list of texts on stdin and writes one of predictions to stdout; an
+export is checked that way, in a process of its own.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import UsageError
 
@@ -52,7 +52,7 @@ def predict(folder: Path, texts: Sequence[str]) -> list[dict[str, float]]:
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
     # Batches of similar length need little padding; the answers go back to their texts' places.
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))
-    answers = classify([texts[i] for i in order], top_k=None, truncation=True, batch_size=_BATCH) if order else []
+    answers: Any = classify([texts[i] for i in order], top_k=None, truncation=True, batch_size=_BATCH) if order else []
     by_text = dict(zip(order, answers, strict=True))
     return [{answer["label"]: answer["score"] for answer in by_text[i]} for i in range(len(texts))]
 

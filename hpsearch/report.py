@@ -253,8 +253,8 @@ def baseline_text(result: BaselineResult, width: int) -> str:
         parts.append(_render(table, width))
     parts.append(
         f"mean training loss {result.mean_train_loss:.4f}\n"
-        f"on {result.test_rows:,} test rows: loss {result.loss:.4f}, accuracy {result.accuracy:.4f}, F1 {result.f1:.4f} "
-        f"({result.eval_seconds:.1f} s)\n"
+        f"on {result.test_rows:,} test rows: loss {result.loss:.4f}, accuracy {result.accuracy:.4f}, "
+        f"F1 {result.f1:.4f} ({result.eval_seconds:.1f} s)\n"
     )
     return "\n".join(parts)
 
@@ -274,7 +274,8 @@ def inspection_text(document: Document, width: int) -> str:
     overlaps = ", ".join(f"{n} {pair.replace('_', ' in ')}" for pair, n in document["overlaps"].items())
     example = document["example"]
     return (
-        f"{_clean(document['source'])}, fingerprint {document['fingerprint']}, inputs of up to {document['max_length']} tokens\n\n"
+        f"{_clean(document['source'])}, fingerprint {document['fingerprint']}, "
+        f"inputs of up to {document['max_length']} tokens\n\n"
         f"{_render(table, width)}\n{_render(labels, width)}\n"
         f"texts that also stand in another split: {overlaps}\n\n"
         f"first training row ({example['row']}), label {_clean(example['label'])}\n"
@@ -318,7 +319,9 @@ def _table(*columns: str) -> Table:
 
 def _render(table: Table, width: int) -> str:
     out = io.StringIO()
-    console = Console(file=out, width=width, color_system=None, force_terminal=False, safe_box=True, legacy_windows=False)
+    console = Console(
+        file=out, width=width, color_system=None, force_terminal=False, safe_box=True, legacy_windows=False
+    )
     console.print(table)
     return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
 
@@ -330,7 +333,9 @@ def _cell(value: object) -> Text:
 
 
 def _params(params: dict[str, Any]) -> str:
-    return "  ".join(f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in params.items())
+    return "  ".join(
+        f"{name} {value:.4g}" if isinstance(value, float) else f"{name} {value}" for name, value in params.items()
+    )
 
 
 def _clean(text: str) -> str:

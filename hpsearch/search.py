@@ -1,7 +1,7 @@
 """The search: trials of a study until enough are finished.
 
-Each trial is one call of `Trainer.hyperparameter_search`, so that the count of finished trials, the time and a stop request
-are looked at between trials, and a search that was interrupted goes on as if it had not been.
+Each trial is one call of `Trainer.hyperparameter_search`, so that the count of finished trials, the time and a stop
+request are looked at between trials, and a search that was interrupted goes on as if it had not been.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ import optuna
 
 from hpsearch.checkpoints import discard_checkpoints, worth_keeping, write_checkpoint
 from hpsearch.data import load_search_data
-from hpsearch.errors import Interrupted, StudyError
+from hpsearch.errors import Interrupted, StudyError, UsageError
 from hpsearch.model import open_model
 from hpsearch.study import create_or_resume, reap, requeue, running, standing, study_lock
 from hpsearch.trainer import SearchTrainer, Task
@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from hpsearch.config import Config, SearchConfig
+    from hpsearch.data import SearchData
     from hpsearch.observer import Observer
     from hpsearch.study import StudyPaths
     from hpsearch.trainer import Outcome
@@ -84,6 +85,22 @@ def prepare(config: Config) -> Task:
     return Task(config=config, model=model, data=data)
 
 
+def search_data_of(study: optuna.Study, config: Config) -> SearchData:
+    """Read the rows a study was run on.
+
+    Raises:
+        UsageError: If they are no longer the same.
+    """
+    data = load_search_data(config.data)
+    stored = study.user_attrs["lock"]["data"]
+    if data.fingerprint() != stored:
+        raise UsageError(
+            f"{config.data.train}: expected the rows that study {study.study_name!r} was run on "
+            f"(fingerprint {stored}), got others ({data.fingerprint()}); restore the file"
+        )
+    return data
+
+
 def _run_trials(
     trainer: SearchTrainer,
     study: optuna.Study,
@@ -103,8 +120,8 @@ def _run_trials(
 
     trainer.keep_outcome = keep
     sampler, pruner = sampler_of(search), pruner_of(search)
-    # What is alive now lives as long as the search; the collections that the Trainer forces in every trial (three, 0.5 s)
-    # need not walk over it.
+    # What is alive now lives as long as the search; the collections that the Trainer forces in every trial (three,
+    # 0.5 s) need not walk over it.
     gc.collect()
     gc.freeze()
     failures_in_a_row = 0
@@ -126,8 +143,8 @@ def _run_trials(
             failures_in_a_row += 1
             if failures_in_a_row >= search.max_failures:
                 raise StudyError(
-                    f"study {study.study_name!r}: expected a trial that works, got {failures_in_a_row} failed ones in a "
-                    f"row, the last with {type(error).__name__}: {error}; mend the cause and run again"
+                    f"study {study.study_name!r}: expected a trial that works, got {failures_in_a_row} failed ones "
+                    f"in a row, the last with {type(error).__name__}: {error}; mend the cause and run again"
                 ) from error
         finally:
             discard_checkpoints(study, paths, search.keep_checkpoints)
@@ -140,8 +157,8 @@ def _run_trials(
 class SeededByTrial(optuna.samplers.BaseSampler):
     """Draws each trial with a sampler of its own, seeded by the study's seed and the trial's number.
 
-    A sampler's random state dies with its process, and a new one of the same seed repeats its first draws. With a seed of
-    its own for each trial a resumed search draws what an undisturbed one would have drawn.
+    A sampler's random state dies with its process, and a new one of the same seed repeats its first draws. With a
+    seed of its own for each trial a resumed search draws what an undisturbed one would have drawn.
     """
 
     def __init__(self, make: Callable[[int], BaseSampler], seed: int) -> None:
@@ -186,7 +203,7 @@ PRUNERS: dict[str, Callable[[int], BasePruner]] = {
         min_resource=max(1, k // 4), reduction_factor=2
     ),
     "hyperband": lambda k: optuna.pruners.HyperbandPruner(min_resource=1, max_resource=k, reduction_factor=2),
-    "none": lambda k: optuna.pruners.NopPruner(),  # noqa: ARG005
+    "none": lambda _: optuna.pruners.NopPruner(),
 }
 
 

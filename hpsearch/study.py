@@ -1,7 +1,7 @@
 """Studies: where they are kept, when one may be resumed, and what they hold.
 
-A study remembers the configuration it was started with and refuses to go on with another one, because trials of different
-data, models or spaces cannot be compared.
+A study remembers the configuration it was started with and refuses to go on with another one, because trials of
+different data, models or spaces cannot be compared.
 """
 
 from __future__ import annotations
@@ -196,8 +196,8 @@ def _check_sqlite(database: Path) -> None:
     if database.exists() and not database.is_file():
         raise UsageError(f"storage: expected an SQLite file, got {database}, which is a device")
     if database.exists() and database.stat().st_size:
-        # SQLite looks at the file itself: to close it drops the locks that this process holds on it (POSIX), and then the
-        # next reader to leave would delete the write-ahead log of a running search.
+        # SQLite looks at the file itself: to close it drops the locks that this process holds on it (POSIX), and then
+        # the next reader to leave would delete the write-ahead log of a running search.
         with contextlib.closing(sqlite3.connect(database, timeout=_SQLITE_TIMEOUT_S)) as connection:
             try:
                 connection.execute("PRAGMA schema_version")
@@ -277,7 +277,9 @@ def create_or_resume(storage: BaseStorage, name: str, config: Config, lock: dict
     if stored is None:
         theirs = study.directions != [StudyDirection.MAXIMIZE]
         if theirs or any(trial.user_attrs.get("role") != "defaults" for trial in study.get_trials(deepcopy=False)):
-            raise UsageError(f"study {name!r}: expected a study started by hpsearch, got another; choose another --study")
+            raise UsageError(
+                f"study {name!r}: expected a study started by hpsearch, got another; choose another --study"
+            )
         study.set_metric_names([config.metric])
         study.set_user_attr(_CONFIG_ATTRIBUTE, config.model_dump(mode="json"))
         if not study.get_trials(deepcopy=False):
@@ -322,7 +324,7 @@ def reap(study: optuna.Study) -> list[int]:
     """
     orphans = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in orphans:
-        optuna.trial.Trial(study, trial._trial_id).set_user_attr("failure", "the process died")  # noqa: SLF001
+        optuna.trial.Trial(study, trial._trial_id).set_user_attr("failure", "the process died")
         requeue(study, trial)  # before the trial is closed: killed in between, the next run comes here again
         study.tell(trial.number, state=TrialState.FAIL)
     return [trial.number for trial in orphans]
@@ -385,7 +387,9 @@ def standing(study: optuna.Study, n_trials: int) -> Standing:
     """Return where a study stands on the way to `n_trials` finished trials."""
     trials = study.get_trials(deepcopy=False)
     counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
-    ours = study.directions == [StudyDirection.MAXIMIZE]  # of another kind of study in the storage, no trial is called best
+    ours = study.directions == [
+        StudyDirection.MAXIMIZE
+    ]  # of another kind of study in the storage, no trial is called best
     complete = [trial for trial in trials if ours and trial.state == TrialState.COMPLETE]
     best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
     return Standing(
@@ -405,4 +409,5 @@ def _differences(stored: dict[str, Any], asked: dict[str, Any], prefix: str = ""
         if isinstance(old, dict) and isinstance(new, dict):
             yield from _differences(old, new, f"{name}.")
         elif old != new:
-            yield f"{name}: started with {json.dumps(old, ensure_ascii=False)}, now {json.dumps(new, ensure_ascii=False)}"
+            then, now = (json.dumps(value, ensure_ascii=False) for value in (old, new))
+            yield f"{name}: started with {then}, now {now}"

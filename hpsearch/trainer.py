@@ -4,8 +4,9 @@
 owns each of them, and `tests/test_seam.py` holds them:
 
 - the model is built and seeded *before* the trial's values are drawn: here they are drawn first;
-- values are cast to the type of the argument they replace (a warm-up of 0.1 became int 0), set without re-validation (label
-  smoothing never reached the loss), and stay for the next trial: here every training gets arguments of its own, new;
+- values are cast to the type of the argument they replace (a warm-up of 0.1 became int 0), set without re-validation
+  (label smoothing never reached the loss), and stay for the next trial: here every training gets arguments of its
+  own, new;
 - scores are reported at optimizer steps, which pruners compare between different batch sizes: here at the evaluation's
   index, 1 to K, at equal fractions of each training's own schedule;
 - the objective is the last evaluation's sum of all metrics: here the best evaluation's one metric, with its weights;
@@ -13,8 +14,8 @@ owns each of them, and `tests/test_seam.py` holds them:
 - the model and optimizer of a pruned or failed trial stay in memory: here they are released, however a training ends.
 
 Two things make it fast without changing what is learnt: batches of rows of similar length, padded to the longest of the
-batch, and bfloat16 products over float32 weights where the machine has them (`precision.py`). Evaluation is in float32, so
-that the exported model scores the same value anywhere.
+batch, and bfloat16 products over float32 weights where the machine has them (`precision.py`). Evaluation is in
+float32, so that the exported model scores the same value anywhere.
 """
 
 from __future__ import annotations
@@ -30,7 +31,14 @@ import numpy as np
 import optuna
 import torch
 from torch.utils.data import Dataset, Sampler
-from transformers import DataCollatorWithPadding, PrinterCallback, Trainer, TrainerCallback, TrainingArguments
+from transformers import (
+    DataCollatorWithPadding,
+    PreTrainedModel,
+    PrinterCallback,
+    Trainer,
+    TrainerCallback,
+    TrainingArguments,
+)
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hpsearch.errors import Interrupted, TrainingError
@@ -45,7 +53,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from transformers import (
         EvalPrediction,
-        PreTrainedModel,
         TrainerControl,
         TrainerState,
     )
@@ -88,8 +95,8 @@ class LengthGroupedSampler(Sampler[int]):
     batches are shuffled. The same seed and epoch give the same order.
 
     Source:
-        The idea of `transformers.trainer_pt_utils.LengthGroupedSampler` 5.23, which keeps each pool's batches in order of
-        length; here short and long batches come in random order.
+        The idea of `transformers.trainer_pt_utils.LengthGroupedSampler` 5.23, which keeps each pool's batches in
+        order of length; here short and long batches come in random order.
     """
 
     BATCHES_PER_POOL = 16
@@ -184,7 +191,7 @@ class SearchTrainer(Trainer):
         self.task = task
         self.outcome: Outcome | None = None
         """Of the last training that came to its end."""
-        self.keep_outcome: Callable[[optuna.Trial, Outcome], None] = lambda trial, outcome: None
+        self.keep_outcome: Callable[[optuna.Trial, Outcome], None] = lambda *_: None
         """Called with a complete trial that is still running in the storage."""
         self._folder = folder
         self._observer = observer
@@ -195,10 +202,11 @@ class SearchTrainer(Trainer):
         self._last_loss: float | None = None
         self._scores = classification_scores()
         self._autocast_dtype = fastest_dtype(task.model.hidden_size)
+        self._rows = EncodedSplit(task.model, task.data.train)
         super().__init__(
             model_init=self._new_model,
             args=self._arguments(task.config.defaults, seed=task.config.search.seed),
-            train_dataset=EncodedSplit(task.model, task.data.train),
+            train_dataset=self._rows,
             eval_dataset=EncodedSplit(task.model, task.data.validation, by_length=True),
             processing_class=task.model.tokenizer,
             data_collator=DataCollatorWithPadding(task.model.tokenizer),
@@ -227,7 +235,7 @@ class SearchTrainer(Trainer):
                 n_trials=1,
                 direction="maximize",
                 backend="optuna",
-                storage=study._storage,  # noqa: SLF001  a new storage object would read the whole study again
+                storage=study._storage,
                 study_name=study.study_name,
                 load_if_exists=True,
                 sampler=sampler,
@@ -265,8 +273,11 @@ class SearchTrainer(Trainer):
         with torch.inference_mode():
             for start in range(0, len(encoded), EVALUATION_BATCH):
                 rows = [encoded[i] for i in range(start, min(start + EVALUATION_BATCH, len(encoded)))]
-                batch = self.data_collator(rows).to(self.args.device)
-                del batch["labels"]
+                batch = {
+                    name: values.to(self.args.device)
+                    for name, values in self.data_collator(rows).items()
+                    if name != "labels"
+                }
                 parts.append(torch.softmax(model(**batch).logits.double(), dim=-1).cpu().numpy())
         result = np.empty((len(encoded), len(self.task.data.label_names)))
         result[encoded.order] = np.concatenate(parts)
@@ -278,13 +289,13 @@ class SearchTrainer(Trainer):
         Raises:
             TrainingError: If there is none: before `fit`, and after `release`.
         """
-        if self.model is None:
+        if not isinstance(self.model, PreTrainedModel):
             raise TrainingError("expected a trained model in memory, got none; call fit() first")
         return self.model
 
     def release(self) -> None:
         """Let go of the model, its optimizer and every reference to them."""
-        self.model = self.model_wrapped = self.optimizer = self.lr_scheduler = None
+        self.model = self.model_wrapped = self.optimizer = self.lr_scheduler = None  # type: ignore[assignment]
         handler = self.callback_handler
         handler.model = handler.optimizer = handler.lr_scheduler = None
         handler.train_dataloader = handler.eval_dataloader = None
@@ -312,7 +323,7 @@ class SearchTrainer(Trainer):
             outcome = self._finish()
             for key, value in _attributes(outcome).items():
                 trial.set_user_attr(key, value)
-            self.objective = outcome.value
+            self.objective: float | None = outcome.value
             self.keep_outcome(trial, outcome)
         except optuna.TrialPruned:
             trial.set_user_attr("effective", self._effective())
@@ -371,7 +382,7 @@ class SearchTrainer(Trainer):
         model = self.task.model.new_model(self.task.data.label_names, self._hyperparameters.dropouts())
         # BERT's forward takes **kwargs, from which the Trainer concludes that it divides the loss by the number of
         # accumulation steps itself; it does not, and the gradient would be that many times too large.
-        model.accepts_loss_kwargs = False
+        object.__setattr__(model, "accepts_loss_kwargs", False)
         return model
 
     def _arguments(self, hyperparameters: Hyperparameters, *, seed: int) -> TrainingArguments:
@@ -394,26 +405,27 @@ class SearchTrainer(Trainer):
                 f"start hpsearch without torchrun"
             )
         # With several devices in sight the Trainer would spread each batch over them, at that many times the size.
-        arguments._n_gpu = min(arguments.n_gpu, 1)  # noqa: SLF001
+        arguments._n_gpu = min(arguments.n_gpu, 1)
         return arguments
 
-    def _get_train_sampler(self, train_dataset: EncodedSplit | None = None) -> LengthGroupedSampler:
-        rows = train_dataset or self.train_dataset
+    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> LengthGroupedSampler:
         generator = torch.Generator().manual_seed(self.args.seed)
-        return LengthGroupedSampler(rows.lengths, self._train_batch_size, generator)
+        return LengthGroupedSampler(self._rows.lengths, self._train_batch_size, generator)
 
-    def compute_loss_context_manager(self) -> contextlib.AbstractContextManager[None]:
+    def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """Return the context of a forward pass: autocast in training, plain float32 in evaluation."""
-        if self._autocast_dtype is torch.float32 or not self.trained_model().training:
-            return contextlib.nullcontext()
-        return torch.autocast(self.args.device.type, dtype=self._autocast_dtype)
+        context = contextlib.ExitStack()
+        if self._autocast_dtype is not torch.float32 and self.trained_model().training:
+            context.enter_context(torch.autocast(self.args.device.type, dtype=self._autocast_dtype))
+        return context
 
     def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, Any]:
-        return self._scores.compute(
+        scores: dict[str, Any] = self._scores.compute(
             predictions=prediction.predictions,
             references=prediction.label_ids,
             n_classes=len(self.task.data.label_names),
         )
+        return scores
 
     def _report_to_hp_search(
         self, trial: optuna.Trial | dict[str, Any] | None, step: int, metrics: dict[str, Any]
@@ -497,11 +509,8 @@ class _Schedule(TrainerCallback):
         trainer._observer.progressed(state.epoch or 0.0, state.global_step / state.max_steps, trainer._last_loss)
         return control
 
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
-    ) -> None:
-        if "loss" in logs:
-            self._trainer._last_loss = logs["loss"]
+    def on_log(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **event: Any) -> None:
+        self._trainer._last_loss = event["logs"].get("loss", self._trainer._last_loss)
 
 
 def _attributes(outcome: Outcome) -> dict[str, Any]:

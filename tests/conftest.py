@@ -24,7 +24,23 @@ if TYPE_CHECKING:
 SHARED = Path(__file__).parents[2] / "shared"
 """Real reviews and models beside the checkout, where the developers have them."""
 
-WORDS = "film story actor scene music end plot start light sound crowd camera voice joke mood".split()
+WORDS = [
+    "film",
+    "story",
+    "actor",
+    "scene",
+    "music",
+    "end",
+    "plot",
+    "start",
+    "light",
+    "sound",
+    "crowd",
+    "camera",
+    "voice",
+    "joke",
+    "mood",
+]
 GOOD, BAD = "wonderful", "dreadful"
 
 

@@ -198,7 +198,7 @@ def test_splits_are_disjoint_and_every_sampled_row_is_accounted_for(
     try:
         data, test = load_search_data(chosen), load_test(chosen)
     except DataError:
-        assume(False)  # noqa: FBT003  such as one label only
+        assume(False)
     splits = (data.train, data.validation, test)
     for split in splits:
         assert split.n_sampled == len(split) + split.n_blank + split.n_overlaps

@@ -37,7 +37,9 @@ def keys(model: type[BaseModel], prefix: str = "") -> list[str]:
     return found
 
 
-@pytest.mark.parametrize("key", sorted(set(keys(Config)) - {"study", "defaults", "space", "data.revision", "model.revision"}))
+@pytest.mark.parametrize(
+    "key", sorted(set(keys(Config)) - {"study", "defaults", "space", "data.revision", "model.revision"})
+)
 def test_every_config_key_stands_in_the_readme(key: str) -> None:
     assert f"`{key}`" in README
 

@@ -18,8 +18,6 @@ import pytest
 from click.testing import CliRunner
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
-
     from click.testing import Result
 
 pytestmark = pytest.mark.slow
@@ -77,14 +75,12 @@ def wait_for_trial(folder: Path, number: int, process: subprocess.Popen[str]) ->
 
 
 @pytest.fixture(scope="module")
-def searched(
-    tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, toy_csv: Path
-) -> Iterator[tuple[Path, dict[str, Any]]]:
+def searched(tmp_path_factory: pytest.TempPathFactory, tiny_model: Path, toy_csv: Path) -> tuple[Path, dict[str, Any]]:
     """Return a folder in which a search of 4 trials has run, and the study as `show --json` gives it."""
     folder = tmp_path_factory.mktemp("searched")
     write_config(folder, tiny_model, toy_csv)
     hpsearch(folder, "run", "--config", "toy.yaml", "--trials", "4")
-    yield folder, document(folder, "show", "toy")
+    return folder, document(folder, "show", "toy")
 
 
 def write_config(folder: Path, tiny_model: Path, toy_csv: Path, epochs: str = "{type: int, low: 2, high: 4}") -> None:
@@ -162,7 +158,8 @@ def test_export_is_a_plain_folder_that_scores_the_stored_value_without_hpsearch(
     }  # fmt: skip
     program = (
         "import sys, json; from transformers import pipeline\n"
-        f"answers = pipeline('text-classification', {str(output)!r})(['story wonderful actor scene', 'story dreadful actor scene'])\n"
+        f"classify = pipeline('text-classification', {str(output)!r})\n"
+        "answers = classify(['story wonderful actor scene', 'story dreadful actor scene'])\n"
         "assert 'hpsearch' not in sys.modules; print(json.dumps([a['label'] for a in answers]))"
     )
     result = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
@@ -226,10 +223,14 @@ def test_predict_reads_arguments_or_lines(searched: tuple[Path, dict[str, Any]],
     model = tmp_path / "model"
     hpsearch(folder, "export-best", "--output", str(model))
     by_argument = hpsearch(folder, "predict", str(model), "actor scene wonderful plot music").stdout
-    by_line = hpsearch(folder, "predict", str(model), stdin="actor scene wonderful plot music\nactor scene dreadful plot music\n").stdout
+    by_line = hpsearch(
+        folder, "predict", str(model), stdin="actor scene wonderful plot music\nactor scene dreadful plot music\n"
+    ).stdout
     assert by_line.splitlines()[0] == by_argument.strip()
     assert [line.split("\t")[0] for line in by_line.splitlines()] == ["good", "bad"]
-    answers = json.loads(hpsearch(folder, "predict", str(model), "--json", stdin="light dreadful crowd scene end\n").stdout)
+    answers = json.loads(
+        hpsearch(folder, "predict", str(model), "--json", stdin="light dreadful crowd scene end\n").stdout
+    )
     assert answers[0]["label"] == "bad"
     assert sum(answers[0]["probabilities"].values()) == pytest.approx(1)
 

@@ -43,7 +43,8 @@ def test_the_sample_is_the_one_that_datasets_draws_and_validation_follows_it(sha
     config = load_config("nsmc-mbert", real_flags(shared, "reviews-mini")[1::2])
     data, test = load_search_data(config.data), load_test(config.data)
     shuffled = {
-        n_rows: datasets.Dataset.from_dict({"row": range(n_rows)}).shuffle(seed=42)["row"][:] for n_rows in (150000, 50000)
+        n_rows: datasets.Dataset.from_dict({"row": range(n_rows)}).shuffle(seed=42)["row"][:]
+        for n_rows in (150000, 50000)
     }
     assert data.train.rows.tolist() == shuffled[150000][:2000]
     assert data.validation.rows.tolist() == shuffled[150000][2000:4000]
@@ -72,7 +73,14 @@ def test_mberts_real_shape_trains_two_short_trials_on_the_same_path(shared: Path
 @pytest.mark.slow
 def test_an_export_on_real_reviews_scores_the_stored_value_without_hpsearch(shared: Path, tmp_path: Path) -> None:
     flags = [*real_flags(shared, "reviews-mini"), "--set", "data.train_rows=600", "--set", "data.validation_rows=600"]
-    short = ["--set", "defaults.num_train_epochs=3", "--set", "defaults.learning_rate=2e-4", "--set", "search.evaluations=2"]
+    short = [
+        "--set",
+        "defaults.num_train_epochs=3",
+        "--set",
+        "defaults.learning_rate=2e-4",
+        "--set",
+        "search.evaluations=2",
+    ]
     hpsearch(tmp_path, "run", "--study", "real", "--config", "nsmc-mbert", "--trials", "1", *flags, *short)
     exported = document(tmp_path, "export-best", "--output", str(tmp_path / "model"))
     config = load_config("nsmc-mbert", flags[1::2])

@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     from hpsearch.compare import Comparison
 
 _WIDTH = 60
-_STARTED = datetime.datetime(2024, 5, 1, 12, 0, 0)  # noqa: DTZ001  Optuna's times have no zone
+_STARTED = datetime.datetime(2024, 5, 1, 12, 0, 0)
 _SPACE = {
     "learning_rate": FloatDistribution(1e-5, 1e-3, log=True),
     "num_train_epochs": IntDistribution(2, 12),

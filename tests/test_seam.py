@@ -197,8 +197,8 @@ def test_model_and_optimizer_are_released_however_a_trial_ends(
         # Not pytest.raises: its record of the error would keep the frames alive, and the model with them.
         try:
             trainer.search_one(study, optuna.samplers.RandomSampler(), optuna.pruners.NopPruner())
-        except torch.OutOfMemoryError as error:
-            assert str(error) == "no room"
+        except torch.OutOfMemoryError:
+            pass
         assert study.trials[0].user_attrs["failure"] == "out of memory"
     else:
         trainer.search_one(study, optuna.samplers.RandomSampler(), optuna.pruners.NopPruner())
@@ -256,7 +256,7 @@ def test_a_dropout_the_model_lacks_is_refused(make_config: Callable[..., Config]
     from hpsearch.errors import ConfigError
     from hpsearch.search import prepare
 
-    with pytest.raises(ConfigError, match="seq_classif_dropout: expected a dropout of .*hidden_dropout_prob"):
+    with pytest.raises(ConfigError, match=r"seq_classif_dropout: expected a dropout of .*hidden_dropout_prob"):
         prepare(make_config("defaults.seq_classif_dropout=0.1"))
 
 
@@ -311,7 +311,7 @@ def test_probabilities_come_back_in_the_rows_own_order(make_trainer: Callable[..
 @pytest.mark.parametrize("name", ["median", "successive-halving", "hyperband", "none"])
 def test_every_pruner_by_name_runs(make_config: Callable[..., Config], name: str) -> None:
     study = new_study(pruner=pruner_of(make_config(f"search.pruner={name}").search))
-    study.optimize(lambda trial: [trial.report(0.5, k) or trial.should_prune() for k in range(1, 5)][0] or 1.0, 8)
+    study.optimize(lambda trial: next(trial.report(0.5, k) or trial.should_prune() for k in range(1, 5)) or 1.0, 8)
     assert len(study.trials) == 8
 
 

@@ -634,7 +634,7 @@ def _started(storage: BaseStorage, name: str, *hours: int) -> None:
     study = optuna.create_study(storage=storage, study_name=name)
     for hour in hours:
         trial = create_trial(value=1.0)
-        trial.datetime_start = datetime.datetime(2024, 1, 1, hour)  # noqa: DTZ001  Optuna's times have no zone
+        trial.datetime_start = datetime.datetime(2024, 1, 1, hour)
         study.add_trial(trial)
 
 
