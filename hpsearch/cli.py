@@ -288,10 +288,9 @@ def baseline(config_name: str | None, overrides: tuple[str, ...], loop: str, as_
     _prepare_process()
     from hpsearch import report
     from hpsearch.baseline import run_baseline
-    from hpsearch.progress import observer_for
+    from hpsearch.progress import LossLines
 
-    with observer_for(sys.stderr, study=config.study, metric=config.metric, tuned=list(config.space)) as observer:
-        result = run_baseline(config, loop="native" if loop == "native" else "trainer", observer=observer)
+    result = run_baseline(config, loop="native" if loop == "native" else "trainer", observer=LossLines(sys.stderr))
     _print(report.baseline_document(result) if as_json else report.baseline_text(result, _width()))
 
 

@@ -42,6 +42,7 @@ def appearing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
             shutil.rmtree(old, ignore_errors=True)
             folder.rename(old)
         aside.rename(folder)
+        _sync_one(folder.parent)
     finally:
         # Left on failure, and the replaced folder on success: both are this function's own.
         shutil.rmtree(aside, ignore_errors=True)
@@ -64,6 +65,10 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         ) from error
     if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
         raise UsageError(f"{folder}: expected a folder or a free name, got a file or a link; choose another --output")
+    if Path.cwd().is_relative_to(os.path.abspath(folder)):  # noqa: PTH100  `resolve` would follow links
+        raise UsageError(
+            f"{folder}: expected a folder of its own, got the working directory or one above; choose another"
+        )
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir():
         raise UsageError(
@@ -95,8 +100,12 @@ def read_manifest(folder: Path) -> dict[str, Any] | None:
 def _sync(folder: Path) -> None:
     """Force a folder's files to the disk, so that a rename never outlives what it names."""
     for path in [*folder.rglob("*"), folder]:
-        handle = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(handle)
-        finally:
-            os.close(handle)
+        _sync_one(path)
+
+
+def _sync_one(path: Path) -> None:
+    handle = os.open(path, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

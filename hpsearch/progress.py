@@ -255,6 +255,19 @@ class PlainLines(_View):
         self._console.file.write(f"{now} {_GAP.join(part for part in parts if part)}\n")
 
 
+class LossLines(Observer):
+    """Writes a line for every training loss: for a training that is no trial of a study."""
+
+    def __init__(self, stream: TextIO) -> None:
+        """Take where a person looks."""
+        self._output = _Output(stream)
+
+    def progressed(self, epoch: float, fraction: float, loss: float | None) -> None:
+        """Write the loss and how far the training is."""
+        shown = "-" if loss is None else f"{loss:.4f}"
+        self._output.write(_GAP.join((f"epoch {epoch:.1f}", f"{100 * fraction:.0f} %", f"loss {shown}")) + "\n")
+
+
 class _Output:
     """A text stream that takes any character, flushes every write, and takes everything silently once it is broken."""
 

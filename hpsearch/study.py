@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 DEFAULT_STORAGE = "sqlite:///studies/hpsearch.db"
-FINISHED = (TrialState.COMPLETE, TrialState.PRUNED)
 _LONGEST_NAME = 255  # bytes
 _DATABASE_ENDINGS = ("", "-journal", "-shm", "-wal", ".lock")
 _SQLITE_TIMEOUT_S = 60.0  # how long a writer waits for another one, such as a dashboard
@@ -387,9 +386,8 @@ def standing(study: optuna.Study, n_trials: int) -> Standing:
     """Return where a study stands on the way to `n_trials` finished trials."""
     trials = study.get_trials(deepcopy=False)
     counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
-    ours = study.directions == [
-        StudyDirection.MAXIMIZE
-    ]  # of another kind of study in the storage, no trial is called best
+    # Of another kind of study in the same storage, no trial is called best.
+    ours = study.directions == [StudyDirection.MAXIMIZE]
     complete = [trial for trial in trials if ours and trial.state == TrialState.COMPLETE]
     best = max(complete, key=lambda trial: (trial.value or 0.0, -trial.number), default=None)
     return Standing(

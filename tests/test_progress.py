@@ -381,3 +381,13 @@ def _read(master: int) -> bytes:
         return os.read(master, 65536)
     except OSError:  # Linux reports the end of a pseudo terminal as an error
         return b""
+
+
+def test_losses_are_written_line_by_line() -> None:
+    from hpsearch.progress import LossLines
+
+    stream = io.StringIO()
+    observer = LossLines(stream)
+    observer.progressed(0.79, 0.079, 0.697)
+    observer.progressed(1.0, 0.1, None)
+    assert stream.getvalue() == "epoch 0.8   8 %   loss 0.6970\nepoch 1.0   10 %   loss -\n"
