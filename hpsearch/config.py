@@ -211,9 +211,18 @@ class Config(_Section):
                 f"widen the space or change the default"
             )
 
-    def digest(self) -> str:
-        """Return a short hash of the whole configuration."""
-        return digest(self.model_dump(mode="json"))
+    def with_absolute_paths(self) -> Config:
+        """Return this configuration with its local files and folders named from the root, to be kept with a study."""
+
+        def absolute(name: str | None) -> str | None:
+            local = name is not None and not name.startswith(PACKAGE_SCHEME) and resolve_path(name).exists()
+            return str(resolve_path(name)) if local and name is not None else name
+
+        data = {name: absolute(getattr(self.data, name)) for name in ("train", "validation", "test")}
+        model = {"name": absolute(self.model.name)}
+        return self.model_copy(
+            update={"data": self.data.model_copy(update=data), "model": self.model.model_copy(update=model)}
+        )
 
 
 def digest(value: Any) -> str:

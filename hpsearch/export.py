@@ -8,6 +8,7 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -20,8 +21,6 @@ from hpsearch.search import search_data_of
 from hpsearch.study import best_trial, standing, stored_config
 
 if TYPE_CHECKING:
-    from pathlib import Path
-
     import optuna
     from optuna.trial import FrozenTrial
 
@@ -118,11 +117,14 @@ def _card(study: optuna.Study, config: Config, trial: FrozenTrial, data: SearchD
     """Return the model card: what was done, with which figures, and what they are worth."""
     from huggingface_hub import EvalResult, ModelCardData
 
+    # A local path tells a reader nothing but how the writer's disk is laid out.
+    names = (config.model.name, config.data.train)
+    model_name, data_name = (Path(name).name if Path(name).is_absolute() else name for name in names)
     counts = standing(study, config.search.trials)
     scores = trial.user_attrs["scores"]
     head = ModelCardData(
         model_name=f"{study.study_name} trial {trial.number}",
-        base_model=config.model.name if "/" not in config.model.name and ":" not in config.model.name else None,
+        base_model=None if Path(config.model.name).is_absolute() or ":" in config.model.name else config.model.name,
         library_name="transformers",
         pipeline_tag="text-classification",
         tags=["hpsearch", "optuna", "text-classification"],
@@ -130,7 +132,7 @@ def _card(study: optuna.Study, config: Config, trial: FrozenTrial, data: SearchD
             EvalResult(
                 task_type="text-classification",
                 dataset_type="validation",
-                dataset_name=f"validation rows of {config.data.train}",
+                dataset_name=f"validation rows of {data_name}",
                 metric_type=name,
                 metric_value=round(value, 6),
             )
@@ -146,7 +148,7 @@ def _card(study: optuna.Study, config: Config, trial: FrozenTrial, data: SearchD
 
 # {_cell(study.study_name)}, trial {trial.number}
 
-A text classifier ({labels}), fine-tuned from `{_cell(config.model.name)}` with hyperparameters found by hpsearch.
+A text classifier ({labels}), fine-tuned from `{_cell(model_name)}` with hyperparameters found by hpsearch.
 
 ```python
 from transformers import pipeline
@@ -179,7 +181,7 @@ test split, against the defaults and over several seeds.
 
 ## Data
 
-`{_cell(config.data.train)}`, fingerprint `{data.fingerprint()}`. This card quotes no row of it.
+`{_cell(data_name)}`, fingerprint `{data.fingerprint()}`. This card quotes no row of it.
 """
 
 

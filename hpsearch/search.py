@@ -82,7 +82,7 @@ def prepare(config: Config) -> Task:
     """
     data = load_search_data(config.data)
     model = open_model(config.model, tuple(config.defaults.dropouts()))
-    return Task(config=config, model=model, data=data)
+    return Task(config=config.with_absolute_paths(), model=model, data=data)
 
 
 def search_data_of(study: optuna.Study, config: Config) -> SearchData:

@@ -303,6 +303,21 @@ def test_one_study_is_run_by_one_process(tmp_path: Path, tiny_model: Path, toy_c
     process.communicate(timeout=20)
 
 
+def test_a_study_is_exported_from_another_folder_too(tmp_path: Path, tiny_model: Path, toy_csv: Path) -> None:
+    home, elsewhere = tmp_path / "home", tmp_path / "elsewhere"
+    home.mkdir()
+    elsewhere.mkdir()
+    write_config(home, tiny_model, toy_csv)
+    (home / "rows.csv").write_bytes(toy_csv.read_bytes())
+    hpsearch(home, "run", "--config", "toy.yaml", "--trials", "1", "--set", "data.train=rows.csv")
+    storage = ["--storage", f"sqlite:///{home}/studies/hpsearch.db"]
+    hpsearch(elsewhere, "export-best", "--output", "model", *storage)
+    card = (elsewhere / "model" / "README.md").read_text(encoding="utf-8")
+    assert "`rows.csv`" in card
+    assert str(home) not in card
+    hpsearch(elsewhere, "run", "--study", "toy", "--trials", "1", *storage)
+
+
 def test_progress_goes_to_stderr_and_results_to_stdout(tmp_path: Path, tiny_model: Path, toy_csv: Path) -> None:
     write_config(tmp_path, tiny_model, toy_csv)
     result = hpsearch(tmp_path, "run", "--config", "toy.yaml", "--trials", "1")
