@@ -18,6 +18,7 @@ from hpsearch.config import (
     PACKAGE_FOLDER,
     Hyperparameters,
     build_config,
+    digest,
     load_config,
     resolve_path,
     shipped_configs,
@@ -531,7 +532,6 @@ def test_a_configuration_comes_back_from_what_is_stored_of_it(
     assert build_config(config.model_dump(), where="here") == config
     stored = build_config(config.model_dump(mode="json"), where="here")
     assert stored == config
-    assert stored == config
     assert list(stored.space) == list(config.space)  # the order in which a trial draws
 
 
@@ -542,11 +542,29 @@ def test_a_shipped_configuration_comes_back_from_what_is_stored_of_it(name: str)
 
 
 def test_a_digest_is_the_same_for_any_order_of_keys_and_differs_with_a_value() -> None:
-    from hpsearch.config import digest
-
     tree = valid_tree()
     assert digest(dict(reversed(tree.items()))) == digest(tree)
     assert digest({**tree, "metric": "accuracy"}) != digest(tree)
+
+
+# --- Anything at all --------------------------------------------------------------------------------------------------
+
+yaml_like = st.text(st.sampled_from("{}[]:,-&*!|>%@`#'\"\\ \n\tabn019.eE_~?<=+/é가"), max_size=60)
+fragments = st.lists(
+    st.sampled_from(
+        [
+            *VALID.splitlines(keepends=True), "model:\n", "  name: x\n", "data:\n", "  train: [\n", "space: &a\n",
+            "  <<: *a\n", "  labels: {0: a, true: b}\n", "!!set {a}\n", "? [1]\n", ": 1\n", "search: {seed: 1e999}\n",
+            "defaults: !!float x\n", "study: 2020-13-01\n", "%YAML 1.1\n", "---\n", "...\n", "\ufeff",
+            "x: !!omap [a]\n", "x: !!binary '*'\n", "- \t\n", "metric: !!null f1\n",
+        ]
+    ),
+    max_size=8,
+).map("".join)  # fmt: skip
+keys = st.sampled_from(
+    ["study", "model", "model.name", "data.labels", "data.labels.0", "space", "space.learning_rate", "search.seed",
+     "space.learning_rate.type", "space.learning_rate.choices", "space.weight_decay", "defaults", "defaults.dropout"]
+)  # fmt: skip
 
 
 def refusal(config: Callable[[], Config]) -> str | None:
