@@ -150,7 +150,7 @@ def run_stock(options: dict[str, Any], folder: Path) -> dict[str, Any]:
 def run_apart(program: str, options: dict[str, Any]) -> dict[str, Any]:
     """Run one program in a process of its own, in a folder that is gone afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "OMP_WAIT_POLICY": "PASSIVE"}
+        environment = {**os.environ, "HF_HUB_OFFLINE": "1", "GOMP_SPINCOUNT": "3000"}
         command = [sys.executable, __file__, "--program", program, "--folder", folder, "--options", json.dumps(options)]
         result = subprocess.run(command, env=environment, stdout=subprocess.PIPE, text=True, check=True)
     measured: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])

@@ -432,10 +432,10 @@ def _prepare_process() -> None:
 
     What they log and warn stays off the terminal; `_log_to` gives it a file.
     """
-    # By default OpenMP's threads spin while they wait for one that another program keeps off its core: one busy
-    # neighbour on two cores made a training step ten times slower, and two times with waiting threads (torch 2.13,
-    # libgomp).
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")
+    # By default OpenMP's threads spin for milliseconds while they wait for one that another program keeps off its core.
+    # On two cores one busy neighbour made a training step ten times slower; with 3,000 turns it is two times, and on an
+    # idle machine as fast as by default (torch 2.13 with libgomp, `benchmarks/README.md`).
+    os.environ.setdefault("GOMP_SPINCOUNT", "3000")
     logging.captureWarnings(capture=True)
     root = logging.getLogger()
     root.handlers[:] = [logging.NullHandler()]
