@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV ?= .venv
 BIN := $(VENV)/bin
 
-.PHONY: quickstart test lint wheel clean
+.PHONY: quickstart test lint clean
 
 quickstart: $(VENV)/installed
 	$(BIN)/hpsearch run --config quickstart --trials 20

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     Integers = NDArray[np.int64]
 
 N_RESAMPLES = 10_000
-_RESAMPLES_AT_ONCE = 1_000  # keeps the arrays below some 100 MB
+_RESAMPLES_AT_ONCE = 1_000  # bounds the memory of the arrays below
 
 
 @dataclass(frozen=True, slots=True)

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shutil
 from typing import TYPE_CHECKING
 
 from optuna.trial import TrialState
 
-from hpsearch.errors import StudyError
+from hpsearch.errors import StudyError, UsageError
 from hpsearch.folders import appearing, read_manifest, write_manifest
 
 if TYPE_CHECKING:
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
 
 
 def write_checkpoint(
+    study: optuna.Study,
     paths: StudyPaths,
     number: int,
     outcome: Outcome,
@@ -32,6 +34,7 @@ def write_checkpoint(
     """Write a trial's best weights; the folder takes its name when it is complete.
 
     Args:
+        study: The study.
         paths: The study's paths.
         number: The trial's number.
         outcome: What the training came to, with the weights.
@@ -39,8 +42,8 @@ def write_checkpoint(
         tokenizer: The model's tokenizer.
     """
     folder = paths.checkpoint(number)
-    if read_manifest(folder) is not None:
-        shutil.rmtree(folder)  # of this study's trial of the same number, whose end was never recorded
+    if _is_of(study, folder):
+        _delete(folder)  # of the same trial of this study, whose end was never recorded
     with appearing(folder) as aside:
         model.save_pretrained(aside, state_dict=outcome.weights)
         tokenizer.save_pretrained(aside)
@@ -48,6 +51,7 @@ def write_checkpoint(
             aside,
             {
                 "study": paths.study,
+                "uid": study.user_attrs["uid"],
                 "trial": number,
                 "value": outcome.value,
                 "best_step": outcome.best.step,
@@ -77,32 +81,54 @@ def discard_checkpoints(study: optuna.Study, paths: StudyPaths, n_kept: int) -> 
     deleted = []
     for folder in sorted(paths.folder.glob("trial-*")):
         number = _number(folder)
-        manifest = read_manifest(folder)
-        if number is None or number in kept or folder.is_symlink():
-            continue
-        if manifest is None or manifest.get("study") != paths.study:
-            continue
-        shutil.rmtree(folder)
-        deleted.append(number)
+        if number is not None and number not in kept and _is_of(study, folder):
+            _delete(folder)
+            deleted.append(number)
     for folder in paths.folder.glob(".trial-*.partial-*"):
         shutil.rmtree(folder)
     return deleted
 
 
-def checkpoint_of(paths: StudyPaths, trial: FrozenTrial) -> Path:
+def check_folder(study: optuna.Study, paths: StudyPaths) -> None:
+    """Refuse a folder that holds the checkpoints of another study of the same name, as of another database.
+
+    Raises:
+        UsageError: With the first of them.
+    """
+    for folder in sorted(paths.folder.glob("trial-*")):
+        if read_manifest(folder) is not None and not _is_of(study, folder):
+            raise UsageError(
+                f"{folder}: expected checkpoints of study {paths.study!r} in this storage, got those of another study "
+                f"of that name; choose another --study, or move that folder"
+            )
+
+
+def checkpoint_of(study: optuna.Study, paths: StudyPaths, trial: FrozenTrial) -> Path:
     """Return the folder of a trial's weights.
 
     Raises:
         StudyError: If it is not there, or is another trial's.
     """
     folder = paths.checkpoint(trial.number)
-    manifest = read_manifest(folder)
-    if manifest is None or manifest.get("trial") != trial.number or manifest.get("study") != paths.study:
+    if not _is_of(study, folder) or (read_manifest(folder) or {}).get("trial") != trial.number:
         raise StudyError(
             f"{folder}: expected the checkpoint of trial {trial.number}, got none; it was deleted or lies on another "
             f"machine. Copy it there, or train it again by running a new study with the same settings"
         )
     return folder
+
+
+def _is_of(study: optuna.Study, folder: Path) -> bool:
+    """Tell whether a folder is a checkpoint that this very study wrote."""
+    manifest = read_manifest(folder)
+    return manifest is not None and not folder.is_symlink() and manifest.get("uid") == study.user_attrs.get("uid")
+
+
+def _delete(folder: Path) -> None:
+    """Delete a checkpoint so that a kill on the way leaves nothing that looks like one."""
+    aside = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    folder.rename(aside)
+    shutil.rmtree(aside)
 
 
 def _complete(study: optuna.Study) -> list[FrozenTrial]:

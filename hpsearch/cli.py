@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from hpsearch.errors import HpsearchError, UsageError
+from hpsearch.errors import HpsearchError, StudyError, UsageError
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -51,6 +51,9 @@ class _ErrorBoundary(click.Group):
             return super().invoke(ctx)
         except HpsearchError as error:
             raise _Failure(error) from error
+        except KeyboardInterrupt:
+            click.echo("stopped", err=True)
+            ctx.exit(_INTERRUPTED)
 
 
 class _Duration(click.ParamType[float]):
@@ -145,11 +148,12 @@ def run(
     _prepare_process()
     from hpsearch import report
     from hpsearch.progress import observer_for
-    from hpsearch.search import prepare, run_search
+    from hpsearch.search import check, prepare, run_search
 
     with _shown_wait("reading the data and loading the model"):
         task = prepare(config)
     storage = open_storage(storage_url, create=True)
+    check(task, storage, paths)
     _log_to(paths.log)
     with (
         _stop_signals() as stop_requested,
@@ -160,8 +164,7 @@ def run(
                 task, storage, paths, observer=observer, timeout_s=timeout_s, stop_requested=stop_requested
             )
         except KeyboardInterrupt:
-            again = "the same command" if study or config_name else f"hpsearch run --study {name}"
-            observer.note(f"stopped; every finished trial is kept, and {again} goes on")
+            observer.note("stopped; every finished trial is kept, and the same command goes on")
             sys.exit(_INTERRUPTED)
     click.echo(report.study_text(report.study_document(result), _width()), nl=False)
     click.echo(report.next_steps(name, paths.best), nl=False, err=True)
@@ -263,8 +266,15 @@ def compare(study: str | None, storage_url: str, n_seeds: int, as_json: bool) ->
 
     _log_to(paths.log)
     config = stored_config(loaded)
-    with observer_for(sys.stderr, study=loaded.study_name, metric=config.metric, tuned=list(config.space)) as observer:
-        result = comparing.compare(loaded, paths, n_seeds=n_seeds, observer=observer)
+    with (
+        _stop_signals() as stop_requested,
+        observer_for(sys.stderr, study=loaded.study_name, metric=config.metric, tuned=list(config.space)) as observer,
+    ):
+        try:
+            result = comparing.compare(loaded, paths, n_seeds=n_seeds, observer=observer, stop_requested=stop_requested)
+        except KeyboardInterrupt:
+            observer.note("stopped; finished trainings are kept, and the same command goes on")
+            sys.exit(_INTERRUPTED)
     _print(report.comparison_document(result) if as_json else report.comparison_text(result, _width()))
 
 
@@ -448,8 +458,11 @@ def _prepare_process() -> None:
 
 def _log_to(path: Path) -> None:
     """Write what the libraries log and warn to a file, in a folder that is made for it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handler = logging.FileHandler(path, encoding="utf-8")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        handler = logging.FileHandler(path, encoding="utf-8")
+    except OSError as error:
+        raise StudyError(f"{path}: expected to write the log there, got: {error.strerror or error}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
 
@@ -461,7 +474,8 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
 
     def receive(number: int, _frame: Any) -> None:
         received.append(number)
-        signal.signal(number, signal.SIG_DFL)
+        # A second SIGINT raises KeyboardInterrupt wherever the process is, so that the terminal is put in order.
+        signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
     previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
     try:

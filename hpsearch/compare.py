@@ -20,13 +20,15 @@ from sklearn.pipeline import make_pipeline
 from hpsearch.bootstrap import Interval, paired_difference
 from hpsearch.config import digest
 from hpsearch.data import load_test
+from hpsearch.errors import UsageError
 from hpsearch.metrics import METRICS, accuracy, confusion_matrix, f1
 from hpsearch.model import open_model
-from hpsearch.search import search_data_of
+from hpsearch.search import products_of, search_data_of
 from hpsearch.study import best_trial, stored_config
 from hpsearch.trainer import SearchTrainer, Task
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from pathlib import Path
 
     import optuna
@@ -69,23 +71,38 @@ class Comparison:
     verdict: str
 
 
-def compare(study: optuna.Study, paths: StudyPaths, *, n_seeds: int, observer: Observer) -> Comparison:
+def compare(
+    study: optuna.Study,
+    paths: StudyPaths,
+    *,
+    n_seeds: int,
+    observer: Observer,
+    stop_requested: Callable[[], bool] = lambda: False,
+) -> Comparison:
     """Train defaults and tuned on fresh seeds and compare them on the test rows.
 
     Finished trainings are kept in the study's folder, so that an interrupted comparison goes on where it was.
 
     Raises:
+        Interrupted: If a stop was requested.
         StudyError: If no trial is complete.
-        UsageError: If the data have changed since the search.
+        UsageError: If data or model have changed since the search.
     """
     config = stored_config(study)
     best = best_trial(study)
     data = search_data_of(study, config)
     test = load_test(config.data)
     task = Task(config=config, model=open_model(config.model, tuple(config.defaults.dropouts())), data=data)
+    if task.model.fingerprint != (stored := study.user_attrs["lock"]["model"]):
+        raise UsageError(
+            f"{config.model.name}: expected the model that study {study.study_name!r} was run on "
+            f"(fingerprint {stored}), got another ({task.model.fingerprint}); restore the folder or revision"
+        )
     # The search's own seed chose the best trial.
     seeds = tuple((config.search.seed + 1 + i) % 2**32 for i in range(n_seeds))
-    runs = _Runs(task, test, paths.comparison, study.user_attrs["lock"], observer)
+    products = products_of(study, task)
+    identity = {"lock": study.user_attrs["lock"], "test": test.fingerprint(), "products": products}
+    runs = _Runs(task, test, identity, paths.comparison, observer, stop_requested)
 
     tuned_params = config.defaults.replace(best.params)
     before, after = [], []
@@ -137,12 +154,21 @@ def linear_baseline(data: SearchData, test: Split) -> dict[str, float]:
 class _Runs:
     """Trainings of a comparison, each done once and kept."""
 
-    def __init__(self, task: Task, test: Split, folder: Path, lock: dict[str, Any], observer: Observer) -> None:
+    def __init__(
+        self,
+        task: Task,
+        test: Split,
+        identity: dict[str, Any],
+        folder: Path,
+        observer: Observer,
+        stop_requested: Callable[[], bool],
+    ) -> None:
         self._task = task
         self._test = test
+        self._identity = identity  # what a kept training must agree in, besides its hyperparameters and seed
         self._folder = folder
-        self._identity = {"lock": lock, "test": test.fingerprint()}
         self._observer = observer
+        self._stop_requested = stop_requested
         self._trainer: SearchTrainer | None = None
 
     def predictions(self, side: str, hyperparameters: Hyperparameters, seed: int) -> Integers:
@@ -156,7 +182,13 @@ class _Runs:
         self._observer.trial_started(name, hyperparameters)
         if self._trainer is None:
             self._folder.mkdir(parents=True, exist_ok=True)
-            self._trainer = SearchTrainer(self._task, folder=self._folder, observer=self._observer)
+            self._trainer = SearchTrainer(
+                self._task,
+                folder=self._folder,
+                observer=self._observer,
+                products=self._identity["products"],
+                stop_requested=self._stop_requested,
+            )
         outcome = self._trainer.fit(hyperparameters, seed=seed)
         predicted = self._trainer.probabilities(self._test).argmax(axis=1)
         self._trainer.release()

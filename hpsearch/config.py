@@ -218,7 +218,9 @@ class Config(_Section):
             local = name is not None and not name.startswith(PACKAGE_SCHEME) and resolve_path(name).exists()
             return str(resolve_path(name)) if local and name is not None else name
 
-        data = {name: absolute(getattr(self.data, name)) for name in ("train", "validation", "test")}
+        is_local = self.data.revision is None or resolve_path(self.data.train).exists()
+        files = ("train", "validation", "test") if is_local else ()  # on the Hub they are an id and splits' names
+        data = {name: absolute(getattr(self.data, name)) for name in files}
         model = {"name": absolute(self.model.name)}
         return self.model_copy(
             update={"data": self.data.model_copy(update=data), "model": self.model.model_copy(update=model)}
@@ -272,6 +274,8 @@ def build_config(tree: dict[str, Any], overrides: Sequence[str] = (), *, where: 
     """
     for override in overrides:
         tree = _override(tree, override)
+    if isinstance(tree.get("space"), dict):  # null takes a dimension out, as `--set space.weight_decay=null` does
+        tree = {**tree, "space": {name: value for name, value in tree["space"].items() if value is not None}}
     try:
         return Config.model_validate(tree)
     except ValidationError as error:

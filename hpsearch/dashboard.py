@@ -22,6 +22,7 @@ if TYPE_CHECKING:
 
     from optuna.storages import BaseStorage
 
+_EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})
 _SAFE_METHODS = frozenset({"GET", "HEAD"})
 
 
@@ -70,9 +71,11 @@ class Guard:
         if name in ("localhost", self._host):
             return True
         try:
-            return ipaddress.ip_address(name).is_loopback
+            address = ipaddress.ip_address(name)
         except ValueError:
             return False
+        # Who listens on every address is reached under any of them; a page that re-points its own name needs a name.
+        return address.is_loopback or self._host in _EVERY_ADDRESS
 
 
 def make_dashboard(storage: BaseStorage, *, host: str, port: int, allow_writes: bool = False) -> WSGIServer:

@@ -119,7 +119,9 @@ def load_test(config: DataConfig) -> Split:
     labels = _label_values(config, table, plan.train)
     source = _Source.of_test(config)
     if source is None:
-        return _take(table, plan.test, labels)
+        test = _take(table, plan.test, labels)
+        _check_labels("test", test, table, labels)
+        return test
     own = source.read(with_labels=True)
     test = _take(own, _sample(config, "test", len(own.texts)), labels)
     _check_labels("test", test, own, labels)
@@ -247,11 +249,11 @@ def _check_labels(name: str, split: Split, table: _Table, labels: dict[str, str]
             f"{table.name}: expected {name} rows with a text, got none of {split.n_sampled:,} "
             f"({split.n_blank:,} blank, {split.n_overlaps:,} also in another split)"
         )
-    if name == "training" and len(present := sorted(set(split.labels.tolist()))) < 2:
+    if name in ("training", "validation") and len(present := sorted(set(split.labels.tolist()))) < 2:
         names = [list(labels)[i] for i in present]
         raise DataError(
             f"{table.name}, column {table.label_column!r}: expected at least two labels among the {len(split):,} "
-            f"training rows, got {names[0]!r} only; a classifier needs examples of each"
+            f"{name} rows, got {names[0]!r} only; a classifier is trained and chosen on examples of each"
         )
 
 

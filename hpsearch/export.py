@@ -64,7 +64,7 @@ def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwri
     check_free(output, overwrite=overwrite)
     config = stored_config(study)
     trial = best_trial(study)
-    checkpoint = checkpoint_of(paths, trial)
+    checkpoint = checkpoint_of(study, paths, trial)
     data = search_data_of(study, config)
     manifest = {
         "study": study.study_name,
@@ -188,6 +188,6 @@ test split, against the defaults and over several seeds.
 def _cell(value: object) -> str:
     """Return a value as it may stand in a Markdown table."""
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    for mark in ("\\", "|", "`", "<", "[", "*", "_"):
-        text = text.replace(mark, f"\\{mark}") if mark != "_" else text
+    for mark in ("\\", "|", "`", "<", "[", "*"):
+        text = text.replace(mark, f"\\{mark}")
     return " ".join(text.split())

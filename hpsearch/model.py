@@ -43,6 +43,11 @@ class ModelSource:
     """Changes with the weights, the shape and the tokenizer."""
 
     @property
+    def is_local(self) -> bool:
+        """Whether the model lies in a folder, and not on the Hub."""
+        return Path(self.name).is_absolute()
+
+    @property
     def hidden_size(self) -> int:
         """Width of the model's layers."""
         return int(self.model_config.hidden_size)
@@ -65,7 +70,8 @@ class ModelSource:
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             self.name,
             config=config,
-            revision=self.config.revision or "main",
+            # On the Hub, the commit that was opened: a branch may move on during a search.
+            revision=getattr(self.model_config, "_commit_hash", None) or self.config.revision or "main",
             dtype=torch.float32,  # the default is the checkpoint's own, and half-precision weights do not train
             use_safetensors=True,
             trust_remote_code=False,
@@ -113,15 +119,18 @@ def open_model(config: ModelConfig, dropouts: Sequence[str]) -> ModelSource:
             known = [name for name in vars(model_config) if "dropout" in name]
             raise ConfigError(
                 f"{dropout}: expected a dropout of {config.name} ({model_config.model_type}), got none of that name; "
-                f"it has {', '.join(sorted(known)) or 'no dropout'}"
+                f"it has {', '.join(sorted(known)) or 'no dropout'}; "
+                f"--set defaults.{dropout}=null --set space.{dropout}=null leaves it out"
             )
+    max_length = _max_length(config, model_config, tokenizer)
+    tokenizer.model_max_length = max_length  # saved with every checkpoint, so that an export cuts texts where we do
     return ModelSource(
         config=config,
         name=name,
         model_config=model_config,
         tokenizer=tokenizer,
-        max_length=_max_length(config, model_config, tokenizer),
-        fingerprint=_fingerprint(config, folder, model_config),
+        max_length=max_length,
+        fingerprint=_fingerprint(config, folder, model_config, max_length),
     )
 
 
@@ -166,16 +175,15 @@ def _max_length(config: ModelConfig, model_config: PretrainedConfig, tokenizer: 
     return config.max_length or limit
 
 
-def _fingerprint(config: ModelConfig, folder: Path | None, model_config: PretrainedConfig) -> str:
-    state = hashlib.sha256(f"pretrained={config.pretrained}".encode())
+def _fingerprint(config: ModelConfig, folder: Path | None, model_config: PretrainedConfig, max_length: int) -> str:
+    state = hashlib.sha256(f"pretrained={config.pretrained}, max_length={max_length}".encode())
     if folder is None:
         commit: Any = getattr(model_config, "_commit_hash", None)
         state.update(f"{config.name}@{commit or config.revision}".encode())
     else:
-        names = ["config.json", "tokenizer.json", "vocab.txt"]
-        weights = [path.name for path in folder.glob("*.safetensors")] if config.pretrained else []
-        for path in (folder / name for name in sorted([*names, *weights])):
-            if path.is_file():
-                with path.open("rb") as file:
-                    state.update(hashlib.file_digest(file, "sha256").digest())
+        kinds = ["*.json", "*.txt", "*.model", *(["*.safetensors"] if config.pretrained else [])]
+        for path in sorted(path for kind in kinds for path in folder.glob(kind) if path.is_file()):
+            state.update(path.name.encode())
+            with path.open("rb") as file:
+                state.update(hashlib.file_digest(file, "sha256").digest())
     return state.hexdigest()[:16]

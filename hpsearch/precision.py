@@ -17,17 +17,18 @@ _MARGIN = 1.25  # casts between the formats cost time too, so a small gain is no
 
 
 @cache
-def fastest_dtype(width: int) -> torch.dtype:
-    """Return the dtype for autocast: bfloat16 where it pays, else float32.
+def fastest_products(width: int) -> str:
+    """Return the format for the products of a study: `bfloat16` where it pays, else `float32`.
+
+    It is asked once a study and kept with it: near the margin another process could find otherwise.
 
     Args:
         width: Hidden size of the model; its largest products are (tokens, width) x (width, 4 width).
     """
     if torch.cuda.is_available():
-        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float32
-    return (
-        torch.bfloat16 if _seconds(width, torch.float32) > _MARGIN * _seconds(width, torch.bfloat16) else torch.float32
-    )
+        return "bfloat16" if torch.cuda.is_bf16_supported(including_emulation=False) else "float32"
+    pays = _seconds(width, torch.float32) > _MARGIN * _seconds(width, torch.bfloat16)
+    return "bfloat16" if pays else "float32"
 
 
 def _seconds(width: int, dtype: torch.dtype) -> float:

@@ -12,11 +12,12 @@ from typing import TYPE_CHECKING, Any
 
 import optuna
 
-from hpsearch.checkpoints import discard_checkpoints, worth_keeping, write_checkpoint
+from hpsearch.checkpoints import check_folder, discard_checkpoints, worth_keeping, write_checkpoint
 from hpsearch.data import load_search_data
-from hpsearch.errors import Interrupted, StudyError, UsageError
+from hpsearch.errors import ConfigError, HpsearchError, HubError, Interrupted, StudyError, UsageError
 from hpsearch.model import open_model
-from hpsearch.study import create_or_resume, reap, requeue, running, standing, study_lock
+from hpsearch.precision import fastest_products
+from hpsearch.study import check_resumable, create_or_resume, mend, running, standing, study_lock
 from hpsearch.trainer import SearchTrainer, Task
 
 if TYPE_CHECKING:
@@ -61,16 +62,45 @@ def run_search(
     """
     config = task.config
     deadline = time.monotonic() + timeout_s if timeout_s is not None else None
-    lock = study_lock(config, data=task.data.fingerprint(), model=task.model.fingerprint)
+    check(task, storage, paths)
     with running(paths):
-        study = create_or_resume(storage, paths.study, config, lock)
-        for number in reap(study):
+        study = create_or_resume(storage, paths.study, config, _lock_of(task))
+        check_folder(study, paths)
+        for number in mend(study, config):
             observer.note(f"trial {number} was cut short when its process died; its parameters are tried again")
         discard_checkpoints(study, paths, config.search.keep_checkpoints)
         if standing(study, config.search.trials).n_finished < config.search.trials:
-            trainer = SearchTrainer(task, folder=paths.folder, observer=observer, stop_requested=stop_requested)
+            trainer = SearchTrainer(
+                task,
+                folder=paths.folder,
+                observer=observer,
+                products=products_of(study, task),
+                stop_requested=stop_requested,
+            )
             _run_trials(trainer, study, paths, observer=observer, deadline=deadline, stop_requested=stop_requested)
     return study
+
+
+def check(task: Task, storage: BaseStorage, paths: StudyPaths) -> None:
+    """Refuse to go on with a study that was started with something else, before anything is written.
+
+    Raises:
+        UsageError: With every difference.
+    """
+    check_resumable(storage, paths.study, _lock_of(task))
+
+
+def products_of(study: optuna.Study, task: Task) -> str:
+    """Return the format of a study's matrix products, chosen once for all its trials and comparisons."""
+    kept = study.user_attrs.get("products")
+    if kept is None:
+        kept = fastest_products(task.model.hidden_size)
+        study.set_user_attr("products", kept)
+    return str(kept)
+
+
+def _lock_of(task: Task) -> dict[str, Any]:
+    return study_lock(task.config, data=task.data.fingerprint(), model=task.model.fingerprint)
 
 
 def prepare(config: Config) -> Task:
@@ -82,6 +112,17 @@ def prepare(config: Config) -> Task:
     """
     data = load_search_data(config.data)
     model = open_model(config.model, tuple(config.defaults.dropouts()))
+    try:
+        model.new_model(data.label_names, config.defaults.dropouts())  # what does not load shall not start a study
+    except HpsearchError:
+        raise
+    except Exception as error:  # what broken weights make these libraries raise is no closed set
+        kind = ConfigError if model.is_local else HubError
+        problem = " ".join(str(error).split())
+        raise kind(
+            f"model.name {config.model.name!r}: expected safetensors weights of an encoder, to be given a head of "
+            f"{len(data.label_names)} labels, got: {problem}"
+        ) from error
     return Task(config=config.with_absolute_paths(), model=model, data=data)
 
 
@@ -116,7 +157,7 @@ def _run_trials(
         # Before the trial is told complete: a complete trial always has its checkpoint.
         if worth_keeping(study, outcome.value, search.keep_checkpoints):
             model = trainer.trained_model()
-            write_checkpoint(paths, trial.number, outcome, model, trainer.task.model.tokenizer)
+            write_checkpoint(study, paths, trial.number, outcome, model, trainer.task.model.tokenizer)
 
     trainer.keep_outcome = keep
     sampler, pruner = sampler_of(search), pruner_of(search)
@@ -136,10 +177,11 @@ def _run_trials(
             trainer.search_one(study, sampler, pruner)
             failures_in_a_row = 0
         except Interrupted:
-            requeue(study, study.get_trials(deepcopy=False)[-1])
+            mend(study, trainer.task.config)
             raise
         except Exception as error:
             # One bad trial costs one trial. Its reason is stored with it and shown.
+            mend(study, trainer.task.config)  # if the storage failed, the trial may still be open
             failures_in_a_row += 1
             if failures_in_a_row >= search.max_failures:
                 raise StudyError(
@@ -169,8 +211,11 @@ class SeededByTrial(optuna.samplers.BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's sampler."""
+        # Retries draw nothing and are left out, so that a killed trial does not shift the draws of those after it.
+        earlier = (other for other in study.get_trials(deepcopy=False) if other.number < trial.number)
+        n_draws = sum("retry_of" not in other.user_attrs for other in earlier)
         # 1,000,003 is prime: neighbouring study seeds share no trial seed within a million trials.
-        self._sampler = self._make((self._seed + 1_000_003 * trial.number) % 2**32)
+        self._sampler = self._make((self._seed + 1_000_003 * n_draws) % 2**32)
         self._sampler.before_trial(study, trial)
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import json
 import re
+import secrets
 import sqlite3
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,6 +38,8 @@ _LONGEST_NAME = 255  # bytes
 _DATABASE_ENDINGS = ("", "-journal", "-shm", "-wal", ".lock")
 _SQLITE_TIMEOUT_S = 60.0  # how long a writer waits for another one, such as a dashboard
 _LOCK_ATTRIBUTE, _CONFIG_ATTRIBUTE = "lock", "config"
+_DIED, _INTERRUPTED = "the process died", "interrupted"
+_MAX_DEATHS = 3  # of processes over the same parameters: a batch that fills the memory kills every one
 
 
 # --- Where studies are kept -------------------------------------------------------------------------------------------
@@ -133,7 +136,8 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
         return _open(url, {})
     if not database.exists() and not create:
         raise UsageError(
-            f"storage {redact(url)}: expected an SQLite file at {database}, got none; start one with `hpsearch run`"
+            f"storage {redact(url)}: expected an SQLite file at {database.absolute()}, got none; name another with "
+            f"--storage or HPSEARCH_STORAGE, or start one with `hpsearch run`"
         )
     _check_sqlite(database)
     if not create and not _has_tables(database):  # where there are none, Optuna would make them
@@ -281,11 +285,31 @@ def create_or_resume(storage: BaseStorage, name: str, config: Config, lock: dict
             )
         study.set_metric_names([config.metric])
         study.set_user_attr(_CONFIG_ATTRIBUTE, config.model_dump(mode="json"))
+        study.set_user_attr("uid", secrets.token_hex(8))
         if not study.get_trials(deepcopy=False):
             enqueue_defaults(study, config)
         # The lock is written last: a study without one was not finished being made, and is finished here.
         study.set_user_attr(_LOCK_ATTRIBUTE, lock)
         return study
+    _refuse_differences(name, stored, lock)
+    if study.user_attrs.get(_CONFIG_ATTRIBUTE) != (now := config.model_dump(mode="json")):
+        study.set_user_attr(_CONFIG_ATTRIBUTE, now)  # such as more trials, or files that have moved
+    return study
+
+
+def check_resumable(storage: BaseStorage, name: str, lock: dict[str, Any]) -> None:
+    """Refuse to go on with a study of something else, before anything is written.
+
+    Raises:
+        UsageError: With every difference.
+    """
+    if name in optuna.study.get_all_study_names(storage):
+        stored = optuna.load_study(study_name=name, storage=storage).user_attrs.get(_LOCK_ATTRIBUTE)
+        if stored is not None:
+            _refuse_differences(name, stored, lock)
+
+
+def _refuse_differences(name: str, stored: dict[str, Any], lock: dict[str, Any]) -> None:
     differences = list(_differences(stored, json.loads(json.dumps(lock))))
     if differences:
         lines = "\n".join(f"  {line}" for line in differences)
@@ -293,40 +317,63 @@ def create_or_resume(storage: BaseStorage, name: str, config: Config, lock: dict
             f"study {name!r}: expected what it was started with, got a difference:\n{lines}\n"
             f"Restore it, or start another study with --study NAME"
         )
-    return study
 
 
 def enqueue_defaults(study: optuna.Study, config: Config) -> None:
-    """Put the defaults first in line."""
+    """Put the defaults in line."""
     values = {name: getattr(config.defaults, name) for name in config.space}
     study.enqueue_trial(values, user_attrs={"role": "defaults"})
 
 
-def requeue(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Put a failed trial's parameters in line again, once, in the trial's own role."""
-    if any(other.user_attrs.get("retry_of") == trial.number for other in study.get_trials(deepcopy=False)):
-        return
-    kept = {name: value for name, value in trial.user_attrs.items() if name == "role"}
-    # A trial in line has its values fixed before it draws them one by one, and may have died in between.
-    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    if values:
-        study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number})
+def mend(study: optuna.Study, config: Config) -> list[int]:
+    """Put a study in order whose last process may have died at any moment.
 
-
-def reap(study: optuna.Study) -> list[int]:
-    """Fail the trials that a killed process left running, and put their parameters in line again.
-
-    Call it while holding the run lock: then no other process can be at work on them.
+    Trials left running are failed; their parameters, and those of interrupted trials, are put in line again once; and
+    the defaults are put in line again where no trial of theirs is finished or waiting. Call it while holding the run
+    lock: then no other process can be at work on the study.
 
     Returns:
-        Their numbers.
+        Numbers of the trials that were left running.
+
+    Raises:
+        StudyError: If the defaults have ended their process too often.
     """
     orphans = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in orphans:
-        optuna.trial.Trial(study, trial._trial_id).set_user_attr("failure", "the process died")
-        requeue(study, trial)  # before the trial is closed: killed in between, the next run comes here again
+        optuna.trial.Trial(study, trial._trial_id).set_user_attr("failure", _DIED)
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.FAIL)):
+        if trial.user_attrs.get("failure") in (_DIED, _INTERRUPTED):
+            _requeue(study, trial)  # before it is closed: killed in between, the next run comes here again
+    for trial in orphans:
         study.tell(trial.number, state=TrialState.FAIL)
+    mine = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("role") == "defaults"]
+    if all(trial.state == TrialState.FAIL for trial in mine):
+        if sum(trial.user_attrs.get("failure") == _DIED for trial in mine) >= _MAX_DEATHS:
+            raise StudyError(
+                f"study {study.study_name!r}: expected the defaults to be trained, got a process that died over them "
+                f"{_MAX_DEATHS} times, probably out of memory; start another study with a smaller batch "
+                f"(--set defaults.per_device_train_batch_size=...)"
+            )
+        enqueue_defaults(study, config)
     return [trial.number for trial in orphans]
+
+
+def _requeue(study: optuna.Study, trial: FrozenTrial) -> None:
+    """Put a trial's parameters in line again, once, in the trial's own role, unless they end every process."""
+    trials = study.get_trials(deepcopy=False)
+    if any(other.user_attrs.get("retry_of") == trial.number for other in trials):
+        return
+    deaths = 0
+    ancestor: int | None = trial.number
+    while ancestor is not None:
+        attrs = trials[ancestor].user_attrs
+        deaths += attrs.get("failure") == _DIED
+        ancestor = attrs.get("retry_of")
+    # A trial in line has its values fixed before it draws them one by one, and may have died in between.
+    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+    if values and deaths < _MAX_DEATHS:
+        kept = {name: value for name, value in trial.user_attrs.items() if name == "role"}
+        study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number})
 
 
 def load_study(storage: BaseStorage, name: str | None) -> optuna.Study:

@@ -42,7 +42,6 @@ from transformers import (
 from transformers.trainer_pt_utils import LabelSmoother
 
 from hpsearch.errors import Interrupted, TrainingError
-from hpsearch.precision import fastest_dtype
 from hpsearch.scores import classification_scores
 from hpsearch.space import suggest
 
@@ -178,6 +177,7 @@ class SearchTrainer(Trainer):
         *,
         folder: Path,
         observer: Observer,
+        products: str,
         stop_requested: Callable[[], bool] = lambda: False,
     ) -> None:
         """Tokenise the rows and set everything up but the weights.
@@ -186,11 +186,10 @@ class SearchTrainer(Trainer):
             task: What is trained on what.
             folder: Where the Trainer may write; nothing is written there by this class itself.
             observer: Is told of every step and evaluation.
+            products: Format of the matrix products in training, from `precision.py`.
             stop_requested: Asked after every optimizer step; True ends the training with `Interrupted`.
         """
         self.task = task
-        self.outcome: Outcome | None = None
-        """Of the last training that came to its end."""
         self.keep_outcome: Callable[[optuna.Trial, Outcome], None] = lambda *_: None
         """Called with a complete trial that is still running in the storage."""
         self._folder = folder
@@ -201,7 +200,7 @@ class SearchTrainer(Trainer):
         self._weights: dict[str, torch.Tensor] = {}
         self._last_loss: float | None = None
         self._scores = classification_scores()
-        self._autocast_dtype = fastest_dtype(task.model.hidden_size)
+        self._autocast_dtype: torch.dtype = getattr(torch, products)
         self._rows = EncodedSplit(task.model, task.data.train)
         super().__init__(
             model_init=self._new_model,
@@ -296,6 +295,7 @@ class SearchTrainer(Trainer):
     def release(self) -> None:
         """Let go of the model, its optimizer and every reference to them."""
         self.model = self.model_wrapped = self.optimizer = self.lr_scheduler = None  # type: ignore[assignment]
+        self._weights = {}
         handler = self.callback_handler
         handler.model = handler.optimizer = handler.lr_scheduler = None
         handler.train_dataloader = handler.eval_dataloader = None
@@ -347,7 +347,6 @@ class SearchTrainer(Trainer):
         self._hyperparameters = hyperparameters
         self._evaluations = []
         self._last_loss = None
-        self.outcome = None
         self.args = self._arguments(hyperparameters, seed=seed)
         self._train_batch_size = self.args.train_batch_size
         smoothing = hyperparameters.label_smoothing_factor
@@ -362,7 +361,7 @@ class SearchTrainer(Trainer):
 
     def _finish(self) -> Outcome:
         best = self._best()
-        self.outcome = Outcome(
+        return Outcome(
             evaluations=tuple(self._evaluations),
             best=best,
             value=best.scores[self.task.config.metric],
@@ -371,8 +370,6 @@ class SearchTrainer(Trainer):
             seconds=time.monotonic() - self._started,
             peak_memory_mib=_peak_memory_mib(),
         )
-        self._weights = {}
-        return self.outcome
 
     def _best(self) -> Evaluation:
         """Return the best evaluation so far, the earliest of equals."""
@@ -458,7 +455,9 @@ class SearchTrainer(Trainer):
         self._observer.evaluated(index, config.search.evaluations, value)
         if isinstance(trial, optuna.Trial):
             trial.report(value, step=index)
-            if trial.user_attrs.get("role") != "defaults" and trial.should_prune():
+            # At the last evaluation nothing is left to save: pruning it would only lose the value and the weights.
+            is_last = index == config.search.evaluations
+            if not is_last and trial.user_attrs.get("role") != "defaults" and trial.should_prune():
                 raise optuna.TrialPruned
 
     def _effective(self) -> dict[str, Any]:
@@ -540,7 +539,7 @@ def _predicted_classes(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: 
 
 
 def _peak_memory_mib() -> int:
-    """Return the peak of the device's memory in this training, or of the process on a machine without one."""
+    """Return the peak of the device's memory in this training; without a device, of the process so far (Linux)."""
     if torch.cuda.is_available():
         return int(torch.cuda.max_memory_allocated() // 2**20)
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss // 2**10

@@ -32,7 +32,7 @@ from transformers.utils import logging
 
 from hpsearch.errors import DataError, HpsearchError, TrainingError, UsageError
 from hpsearch.folders import appearing
-from hpsearch.precision import fastest_dtype
+from hpsearch.precision import fastest_products
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -203,7 +203,7 @@ def train(model: BertForMaskedLM, tokenizer: BertTokenizer, rows: Sequence[Integ
         for batch in batches_of_similar_length(lengths, recipe.tokens_per_batch, generator)
     ][: recipe.max_steps]
     device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-    dtype = fastest_dtype(recipe.hidden)
+    dtype: torch.dtype = getattr(torch, fastest_products(recipe.hidden))
     click.echo(f"{len(plan):,} steps on {device.type}, products in {str(dtype).removeprefix('torch.')}", err=True)
 
     torch.nn.Module.to(model, device).train()  # transformers' own hides the types of its arguments
