@@ -120,8 +120,8 @@ def checkpoint_of(study: optuna.Study, paths: StudyPaths, trial: FrozenTrial) ->
 
 def _is_of(study: optuna.Study, folder: Path) -> bool:
     """Tell whether a folder is a checkpoint that this very study wrote."""
-    manifest = read_manifest(folder)
-    return manifest is not None and not folder.is_symlink() and manifest.get("uid") == study.user_attrs.get("uid")
+    uid = (read_manifest(folder) or {}).get("uid")
+    return uid is not None and not folder.is_symlink() and uid == study.user_attrs.get("uid")
 
 
 def _delete(folder: Path) -> None:

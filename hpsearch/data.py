@@ -249,11 +249,11 @@ def _check_labels(name: str, split: Split, table: _Table, labels: dict[str, str]
             f"{table.name}: expected {name} rows with a text, got none of {split.n_sampled:,} "
             f"({split.n_blank:,} blank, {split.n_overlaps:,} also in another split)"
         )
-    if name in ("training", "validation") and len(present := sorted(set(split.labels.tolist()))) < 2:
+    if name == "training" and len(present := sorted(set(split.labels.tolist()))) < 2:
         names = [list(labels)[i] for i in present]
         raise DataError(
             f"{table.name}, column {table.label_column!r}: expected at least two labels among the {len(split):,} "
-            f"{name} rows, got {names[0]!r} only; a classifier is trained and chosen on examples of each"
+            f"training rows, got {names[0]!r} only; a classifier needs examples of each"
         )
 
 

@@ -14,7 +14,7 @@ import optuna
 
 from hpsearch.checkpoints import check_folder, discard_checkpoints, worth_keeping, write_checkpoint
 from hpsearch.data import load_search_data
-from hpsearch.errors import ConfigError, HpsearchError, HubError, Interrupted, StudyError, UsageError
+from hpsearch.errors import ConfigError, DataError, HpsearchError, HubError, Interrupted, StudyError, UsageError
 from hpsearch.model import open_model
 from hpsearch.precision import fastest_products
 from hpsearch.study import check_resumable, create_or_resume, mend, running, standing, study_lock
@@ -111,6 +111,12 @@ def prepare(config: Config) -> Task:
         HubError: If something lives on a Hub that does not answer.
     """
     data = load_search_data(config.data)
+    if len(present := set(data.validation.labels.tolist())) < 2:
+        raise DataError(
+            f"{config.data.validation or config.data.train}: expected at least two labels among the "
+            f"{len(data.validation):,} validation rows, got {data.label_names[present.pop()]!r} only; no trial could "
+            f"be told from another, so set data.validation_rows higher"
+        )
     model = open_model(config.model, tuple(config.defaults.dropouts()))
     try:
         model.new_model(data.label_names, config.defaults.dropouts())  # what does not load shall not start a study

@@ -367,7 +367,7 @@ MODELS = [
     ),
 ]  # fmt: skip
 
-NO_FILE = "expected an SQLite file at no.db, got none; start one with `hpsearch run`"
+NO_FILE = r"expected an SQLite file at /.*/no\.db, got none; name another with --storage"
 A_FOLDER = "expected an SQLite file, got the folder model"
 A_TEXT = "expected an SQLite file, got toy.csv, which is another kind of file"
 IN_MEMORY = "expected an SQLite file, got a database in memory"
@@ -626,7 +626,7 @@ def test_a_storage_is_also_taken_from_the_environment(folder: Path, monkeypatch:
     monkeypatch.setenv("HPSEARCH_STORAGE", "sqlite:///no.db")
     result = invoke("list")
     assert result.exit_code == 2
-    assert "expected an SQLite file at no.db, got none" in result.stderr
+    assert "/no.db, got none" in result.stderr
 
 
 # --- Help -------------------------------------------------------------------------------------------------------------

@@ -37,8 +37,9 @@ def _frozen_garbage() -> None:
 def make_trainer(make_config: Callable[..., Config], tmp_path: Path) -> Callable[..., SearchTrainer]:
     from hpsearch.search import prepare
 
-    def make(*overrides: str, **kwargs: Any) -> SearchTrainer:
-        return SearchTrainer(prepare(make_config(*overrides)), folder=tmp_path, observer=Observer(), **kwargs)
+    def make(*overrides: str, products: str = "float32", **kwargs: Any) -> SearchTrainer:
+        task = prepare(make_config(*overrides))
+        return SearchTrainer(task, folder=tmp_path, observer=Observer(), products=products, **kwargs)
 
     return make
 
@@ -163,6 +164,18 @@ def test_the_defaults_are_never_pruned_and_others_are(make_trainer: Callable[...
     assert study.trials[1].user_attrs["effective"]["learning_rate"] == BASE["learning_rate"]
 
 
+def test_nothing_is_pruned_at_its_last_evaluation(make_trainer: Callable[..., SearchTrainer]) -> None:
+    class OnlyAtTheEnd(optuna.pruners.BasePruner):
+        def prune(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> bool:
+            return len(trial.intermediate_values) == 4
+
+    trainer = make_trainer()
+    study = new_study()
+    study.enqueue_trial(BASE)
+    trainer.search_one(study, optuna.samplers.RandomSampler(seed=1), OnlyAtTheEnd())
+    assert [trial.state.name for trial in study.trials] == ["COMPLETE"]
+
+
 def test_a_search_of_only_pruned_trials_ends_without_an_error(make_trainer: Callable[..., SearchTrainer]) -> None:
     trainer = make_trainer()
     study = new_study()
@@ -244,8 +257,7 @@ def test_a_stop_request_closes_the_trial_within_a_step(make_trainer: Callable[..
 def test_weights_stay_float32_whatever_the_checkpoint_and_the_products(
     make_trainer: Callable[..., SearchTrainer],
 ) -> None:
-    trainer = make_trainer()
-    trainer._autocast_dtype = torch.bfloat16
+    trainer = make_trainer(products="bfloat16")
     outcome = trainer.fit(trainer.task.config.defaults, seed=1)
     assert {tensor.dtype for tensor in outcome.weights.values() if tensor.is_floating_point()} == {torch.float32}
     assert outcome.effective["weights"] == "float32"
@@ -323,13 +335,19 @@ def test_a_resumed_sampler_draws_what_an_undisturbed_one_draws(make_config: Call
 
     def draws(*, restart: bool) -> list[dict[str, Any]]:
         study = new_study(sampler=sampler_of(config.search))
-        for _ in range(12):
+        finished = []
+        while len(finished) < 12:
             if restart:
                 study.sampler = sampler_of(config.search)
             trial = study.ask()
             suggest(trial, config.space)
+            if restart and trial.number in (4, 5):  # killed, and so is its retry
+                study.tell(trial, state=optuna.trial.TrialState.FAIL)
+                study.enqueue_trial(trial.params, user_attrs={"retry_of": trial.number})
+                continue
             study.tell(trial, trial.params["learning_rate"])
-        return [trial.params for trial in study.trials]
+            finished.append(trial.params)
+        return finished
 
     undisturbed = draws(restart=False)
     assert undisturbed == draws(restart=True)

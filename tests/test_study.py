@@ -22,7 +22,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.checkpoints import checkpoint_of, discard_checkpoints, worth_keeping
+from hpsearch.checkpoints import check_folder, checkpoint_of, discard_checkpoints, worth_keeping
 from hpsearch.config import build_config
 from hpsearch.errors import HpsearchError, StudyError, UsageError
 from hpsearch.folders import MANIFEST, appearing, read_manifest, write_manifest
@@ -32,10 +32,9 @@ from hpsearch.study import (
     check_study_name,
     create_or_resume,
     load_study,
+    mend,
     open_storage,
-    reap,
     redact,
-    requeue,
     running,
     standing,
     stored_config,
@@ -69,9 +68,9 @@ def _lock(config: Config, *, data: str = "rows", model: str = "weights") -> dict
     return study_lock(config, data=data, model=model)
 
 
-def _resume(storage: BaseStorage, *overrides: str) -> optuna.Study:
+def _resume(storage: BaseStorage, *overrides: str, name: str = "reviews") -> optuna.Study:
     config = _config(*overrides)
-    return create_or_resume(storage, "reviews", config, _lock(config))
+    return create_or_resume(storage, name, config, _lock(config))
 
 
 @contextlib.contextmanager
@@ -499,7 +498,7 @@ def test_a_trial_cut_short_fails_and_is_tried_again(storage: BaseStorage) -> Non
     _draw(finished)
     study.tell(finished, 0.8)
     orphan = _cut_short(study)
-    assert reap(study) == [1]
+    assert mend(study, _config()) == [1]
     first, failed, again = study.get_trials()
     assert (first.state, first.value) == (TrialState.COMPLETE, 0.8)
     assert (failed.state, failed.user_attrs) == (TrialState.FAIL, {"failure": "the process died"})
@@ -517,38 +516,85 @@ def test_a_trial_cut_short_fails_and_is_tried_again(storage: BaseStorage) -> Non
 def test_trials_are_put_in_line_again_only_once(storage: BaseStorage) -> None:
     study = _resume(storage)
     orphan = _cut_short(study)
-    requeue(study, orphan)  # the process was killed before it closed the trial
-    assert reap(study) == [0]
-    assert reap(study) == []
-    requeue(study, orphan)
+    # The process that mends was killed before it closed the trial.
+    study.enqueue_trial(orphan.params, user_attrs={"role": "defaults", "retry_of": 0})
+    assert mend(study, _config()) == [0]
+    assert mend(study, _config()) == []
     assert [trial.user_attrs["retry_of"] for trial in _waiting(study)] == [0]
 
 
 def test_a_retry_that_is_cut_short_is_tried_again_as_well(storage: BaseStorage) -> None:
     study = _resume(storage)
-    for number in range(3):
+    for number in range(2):
         _cut_short(study)
-        assert reap(study) == [number]
+        assert mend(study, _config()) == [number]
     (waiting,) = _waiting(study)
     assert _fixed(waiting) == _DEFAULTS
-    assert waiting.user_attrs == {"role": "defaults", "retry_of": 2}
+    assert waiting.user_attrs == {"role": "defaults", "retry_of": 1}
+
+
+def test_parameters_that_end_every_process_are_given_up_and_the_defaults_with_a_word(storage: BaseStorage) -> None:
+    study = _resume(storage)
+    finished = study.ask()
+    _draw(finished)
+    study.tell(finished, 0.8)
+    for number in range(1, 4):
+        _cut_short(study)
+        assert mend(study, _config()) == [number]
+    assert _waiting(study) == []
+    others = _resume(storage, name="others")
+    for _ in range(2):
+        _cut_short(others)
+        mend(others, _config())
+    _cut_short(others)
+    with pytest.raises(StudyError, match="died over them 3 times, probably out of memory; start another study"):
+        mend(others, _config())
+
+
+def test_interrupted_trials_are_tried_again_each_with_its_own_parameters(storage: BaseStorage) -> None:
+    study = _resume(storage)
+    trials = []
+    for _ in range(2):
+        trial = study.ask()
+        _draw(trial)
+        trial.set_user_attr("failure", "interrupted")
+        study.tell(trial, state=TrialState.FAIL)
+        trials.append(trial)
+    assert mend(study, _config()) == []
+    assert mend(study, _config()) == []
+    assert [(w.user_attrs["retry_of"], _fixed(w)) for w in _waiting(study)] == [(t.number, t.params) for t in trials]
+
+
+def test_defaults_that_failed_are_put_in_line_again(storage: BaseStorage) -> None:
+    study = _resume(storage)
+    trial = study.ask()
+    _draw(trial)
+    trial.set_user_attr("failure", "out of memory")
+    study.tell(trial, state=TrialState.FAIL)
+    mend(study, _config())
+    mend(study, _config())
+    (waiting,) = _waiting(study)
+    assert (_fixed(waiting), waiting.user_attrs) == (_DEFAULTS, {"role": "defaults"})
 
 
 @pytest.mark.parametrize("n_drawn", [0, 1, 3])
 def test_the_defaults_stay_the_defaults_however_early_they_are_cut_short(storage: BaseStorage, n_drawn: int) -> None:
     study = _resume(storage)
     assert list(_cut_short(study, n_drawn=n_drawn).params) == list(_DEFAULTS)[:n_drawn]
-    reap(study)
+    mend(study, _config())
     (waiting,) = _waiting(study)
     assert _fixed(waiting) == _DEFAULTS
     assert waiting.user_attrs["role"] == "defaults"
 
 
-def test_a_trial_that_had_drawn_nothing_is_only_failed() -> None:
-    study = optuna.create_study(direction="maximize")
+def test_a_trial_that_had_drawn_nothing_is_only_failed(storage: BaseStorage) -> None:
+    study = _resume(storage)
+    finished = study.ask()
+    _draw(finished)
+    study.tell(finished, 0.8)
     study.ask()
-    assert reap(study) == [0]
-    assert [trial.state for trial in study.get_trials()] == [TrialState.FAIL]
+    assert mend(study, _config()) == [1]
+    assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE, TrialState.FAIL]
 
 
 # --- One process at a time --------------------------------------------------------------------------------------------
@@ -589,6 +635,7 @@ def test_a_second_process_may_not_run_the_study_until_the_first_has_ended_or_die
 
 def _study(*trials: FrozenTrial) -> optuna.Study:
     study = optuna.create_study(study_name="reviews", direction="maximize")
+    study.set_user_attr("uid", "this")
     study.add_trials(trials)
     return study
 
@@ -666,11 +713,11 @@ def test_an_unknown_study_is_refused_with_the_names_there_are(storage: BaseStora
 # --- Checkpoints ------------------------------------------------------------------------------------------------------
 
 
-def _checkpoint(paths: StudyPaths, number: int, *, study: str | None = None) -> Path:
+def _checkpoint(paths: StudyPaths, number: int, *, uid: str = "this") -> Path:
     folder = paths.checkpoint(number)
     folder.mkdir(parents=True)
     (folder / "model.safetensors").write_bytes(b"weights")
-    write_manifest(folder, {"study": study or paths.study, "trial": number})
+    write_manifest(folder, {"study": paths.study, "uid": uid, "trial": number})
     return folder
 
 
@@ -695,7 +742,7 @@ def test_nothing_else_is_ever_deleted(paths: StudyPaths, tmp_path: Path) -> None
     elsewhere = _checkpoint(StudyPaths(tmp_path / "elsewhere", "reviews"), 1)
     others = _checkpoint(StudyPaths(tmp_path, "others"), 2)
     kept = [
-        _checkpoint(paths, 3, study="others"),
+        _checkpoint(paths, 3, uid="another database's"),
         paths.folder / "trial-0004",  # without a manifest
         paths.folder / "trial-0005.bak",
         paths.folder / "trial-5",
@@ -707,7 +754,7 @@ def test_nothing_else_is_ever_deleted(paths: StudyPaths, tmp_path: Path) -> None
         folder.mkdir()
         (folder / "notes.txt").write_text("mine", encoding="utf-8")
     for folder in (*kept[2:5], paths.best):
-        write_manifest(folder, {"study": "reviews", "trial": 5})
+        write_manifest(folder, {"study": "reviews", "uid": "this", "trial": 5})
     (paths.folder / "trial-0007").write_text("a file", encoding="utf-8")
     (paths.folder / "trial-0001").symlink_to(elsewhere)
     (paths.folder / "trial-0008").mkdir()
@@ -742,22 +789,32 @@ def test_the_best_trials_always_have_their_checkpoints(values: list[int], n_kept
 
 
 def test_a_checkpoint_is_found_by_its_trial(paths: StudyPaths) -> None:
-    trial = _study(create_trial(value=0.5)).trials[0]
+    study = _study(create_trial(value=0.5))
     folder = _checkpoint(paths, 0)
-    assert checkpoint_of(paths, trial) == folder
+    assert checkpoint_of(study, paths, study.trials[0]) == folder
+
+
+def test_checkpoints_of_another_study_of_the_same_name_stop_a_search(paths: StudyPaths) -> None:
+    check_folder(_study(), paths)
+    _checkpoint(paths, 0)
+    check_folder(_study(), paths)
+    _checkpoint(paths, 1, uid="another database's")
+    with pytest.raises(UsageError, match="got those of another study of that name; choose another --study"):
+        check_folder(_study(), paths)
 
 
 @pytest.mark.parametrize(
     "manifest",
-    [None, {"study": "reviews", "trial": 1}, {"study": "others", "trial": 0}],
+    [None, {"uid": "this", "trial": 1}, {"uid": "another", "trial": 0}],
     ids=["missing", "another trial's", "another study's"],
 )
 def test_a_checkpoint_that_is_not_the_trials_is_refused(paths: StudyPaths, manifest: dict[str, Any] | None) -> None:
     if manifest:
         paths.checkpoint(0).mkdir(parents=True)
         write_manifest(paths.checkpoint(0), manifest)
+    study = _study(create_trial(value=0.5))
     with pytest.raises(StudyError, match="expected the checkpoint of trial 0, got none"):
-        checkpoint_of(paths, _study(create_trial(value=0.5)).trials[0])
+        checkpoint_of(study, paths, study.trials[0])
 
 
 # --- Folders that appear whole ----------------------------------------------------------------------------------------
