@@ -167,7 +167,7 @@ def run(
             observer.note("stopped; every finished trial is kept, and the same command goes on")
             sys.exit(_INTERRUPTED)
     click.echo(report.study_text(report.study_document(result), _width()), nl=False)
-    click.echo(report.next_steps(name, paths.best), nl=False, err=True)
+    click.echo(report.next_steps(name), nl=False, err=True)
 
 
 @cli.command("list")

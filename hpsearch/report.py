@@ -22,7 +22,6 @@ from hpsearch.study import best_trial, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
-    from pathlib import Path
 
     import optuna
     from optuna.trial import FrozenTrial
@@ -293,13 +292,11 @@ def predictions_text(texts: Sequence[str], answers: Sequence[dict[str, float]]) 
     )
 
 
-def next_steps(study: str, best: Path) -> str:
+def next_steps(study: str) -> str:
     """Return the commands that usually follow a search."""
     return (
         f"next  hpsearch show {study}   hpsearch export-best --study {study}   hpsearch compare --study {study}\n"
         f"      the best of many trials looks better than it is: compare measures it on the sealed test rows\n"
-        if not best.exists()
-        else f"next  hpsearch compare --study {study}\n"
     )
 
 

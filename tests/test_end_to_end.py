@@ -6,6 +6,7 @@ import contextlib
 import json
 import logging
 import os
+import shutil
 import signal
 import sqlite3
 import subprocess
@@ -185,8 +186,6 @@ def test_an_existing_folder_is_replaced_only_when_asked_and_only_if_it_is_ours(
 
 
 def test_a_changed_checkpoint_is_not_exported(searched: tuple[Path, dict[str, Any]], tmp_path: Path) -> None:
-    import shutil
-
     from safetensors.torch import load_file, save_file
 
     folder = tmp_path / "copy"
@@ -316,6 +315,42 @@ def test_a_study_is_exported_from_another_folder_too(tmp_path: Path, tiny_model:
     assert "`rows.csv`" in card
     assert str(home) not in card
     hpsearch(elsewhere, "run", "--study", "toy", "--trials", "1", *storage)
+
+
+def test_texts_that_a_search_cuts_are_cut_by_the_export_too(tmp_path: Path, tiny_model: Path, toy_csv: Path) -> None:
+    write_config(tmp_path, tiny_model, toy_csv)
+    hpsearch(tmp_path, "run", "--config", "toy.yaml", "--trials", "1", "--set", "model.max_length=6")
+    exported = document(tmp_path, "export-best")
+    assert exported["reloaded_value"] == pytest.approx(exported["value"], abs=5e-5)
+    saved = json.loads((tmp_path / "studies/toy/best/tokenizer_config.json").read_text(encoding="utf-8"))
+    assert saved["model_max_length"] == 6
+
+
+def test_weights_that_do_not_load_start_no_study(tmp_path: Path, tiny_model: Path, toy_csv: Path) -> None:
+    broken = tmp_path / "broken"
+    shutil.copytree(tiny_model, broken)
+    weights = broken / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    write_config(tmp_path, broken, toy_csv)
+    result = hpsearch(tmp_path, "run", "--config", "toy.yaml", code=2)
+    assert "expected safetensors weights of an encoder, to be given a head of 2 labels" in result.stderr
+    assert not (tmp_path / "studies").exists()
+
+
+def test_a_comparison_with_another_model_is_refused(
+    searched: tuple[Path, dict[str, Any]], tmp_path: Path, tiny_model: Path
+) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(searched[0], folder)
+    shutil.copytree(tiny_model, tmp_path / "model")
+    (tmp_path / "model" / "extra.txt").write_text("another tokenizer file", encoding="utf-8")
+    moved = ["--config", "toy.yaml", "--set", f"model.name={tmp_path / 'model'}"]
+    assert "model: started with" in hpsearch(folder, "run", *moved, code=2).stderr
+    (tmp_path / "model" / "extra.txt").unlink()
+    hpsearch(folder, "run", *moved, "--trials", "4")  # the same model in another place goes on
+    (tmp_path / "model" / "extra.txt").write_text("another tokenizer file", encoding="utf-8")
+    result = hpsearch(folder, "compare", "--seeds", "1", code=2)
+    assert "expected the model that study 'toy' was run on" in result.stderr
 
 
 def test_progress_goes_to_stderr_and_results_to_stdout(tmp_path: Path, tiny_model: Path, toy_csv: Path) -> None:
