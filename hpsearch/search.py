@@ -182,7 +182,7 @@ def _run_trials(
         try:
             trainer.search_one(study, sampler, pruner)
             failures_in_a_row = 0
-        except Interrupted:
+        except KeyboardInterrupt:  # a stop that was asked for, or a second one that did not wait
             mend(study, trainer.task.config)
             raise
         except Exception as error:

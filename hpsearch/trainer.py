@@ -329,8 +329,8 @@ class SearchTrainer(Trainer):
             trial.set_user_attr("effective", self._effective())
             self._observer.trial_ended(name, "pruned", self._best().scores[config.metric], time.monotonic() - started)
             raise
-        except (Exception, Interrupted) as error:
-            reason = "interrupted" if isinstance(error, Interrupted) else _reason(error)
+        except (Exception, KeyboardInterrupt) as error:
+            reason = "interrupted" if isinstance(error, KeyboardInterrupt) else _reason(error)
             trial.set_user_attr("failure", reason)
             self._observer.trial_ended(name, "failed", None, time.monotonic() - started, reason)
             raise
