@@ -1,26 +1,48 @@
-"""Checkpoints of a study's best trials: at most a few on disk, each a plain Hugging Face folder."""
+"""Checkpoints of a study's best trials: at most a few on disk.
+
+A checkpoint has the weights that were trained. Where that is the whole model, it is a plain Hugging Face folder; of a
+model that was trained on a part of its vocabulary it is that part, with what it takes to put the full model together
+from the base model. An export is a plain folder always.
+"""
 
 from __future__ import annotations
 
 import os
 import re
 import shutil
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
+import numpy as np
+import torch
 from optuna.trial import TrialState
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from transformers import AutoModelForSequenceClassification
 
+from hpsearch.config import DROPOUTS
 from hpsearch.errors import StudyError, UsageError
 from hpsearch.folders import appearing, read_manifest, write_manifest
+from hpsearch.model import open_model
+from hpsearch.vocabulary import Vocabulary, restore
 
 if TYPE_CHECKING:
+    from collections.abc import Sequence
     from pathlib import Path
 
     import optuna
+    from numpy.typing import NDArray
     from optuna.trial import FrozenTrial
     from transformers import PreTrainedModel, PreTrainedTokenizerBase
 
+    from hpsearch.config import Config
+    from hpsearch.model import ModelSource
     from hpsearch.study import StudyPaths
     from hpsearch.trainer import Outcome
+
+WEIGHTS = "model.safetensors"
+ROWS = "vocabulary.safetensors"
+"""The token ids whose rows `WEIGHTS` has, in a checkpoint with a part of the vocabulary."""
+_ADVICE = "restore the file, or train the trial again by running a new study with the same settings"
 
 
 def write_checkpoint(
@@ -38,14 +60,24 @@ def write_checkpoint(
         paths: The study's paths.
         number: The trial's number.
         outcome: What the training came to, with the weights.
-        model: A model of the trained shape; its own weights are not used.
+        model: The trained model, with the full model's config; its own weights are not used.
         tokenizer: The model's tokenizer.
     """
     folder = paths.checkpoint(number)
     if _is_of(study, folder):
         _delete(folder)  # of the same trial of this study, whose end was never recorded
+    vocabulary = outcome.vocabulary
+    trimmed = {"size": vocabulary.size, "kept": len(vocabulary.rows), "decay": outcome.decay}
     with appearing(folder) as aside:
-        model.save_pretrained(aside, state_dict=outcome.weights)
+        if vocabulary.is_whole:
+            model.save_pretrained(aside, state_dict=outcome.weights)
+        else:
+            # Under the names in the model: what is put together with the base model later is its state, and
+            # `save_pretrained` may rename what it saves.
+            weights = {name: tensor.contiguous() for name, tensor in outcome.weights.items()}
+            save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
+            save_file({"rows": torch.from_numpy(vocabulary.rows)}, aside / ROWS)
+            model.config.save_pretrained(aside)
         tokenizer.save_pretrained(aside)
         write_manifest(
             aside,
@@ -57,8 +89,72 @@ def write_checkpoint(
                 "best_step": outcome.best.step,
                 "scores": outcome.best.scores,
                 "effective": outcome.effective,
+                "vocabulary": None if vocabulary.is_whole else trimmed,
             },
         )
+
+
+def is_trimmed(folder: Path) -> bool:
+    """Tell whether a checkpoint has a part of the vocabulary, so that it takes the base model to read it."""
+    return (read_manifest(folder) or {}).get("vocabulary") is not None  # the first version had no such key
+
+
+def read_checkpoint(folder: Path, source: ModelSource, label_names: Sequence[str]) -> PreTrainedModel:
+    """Return a checkpoint's model with the full vocabulary, in float32.
+
+    Args:
+        folder: The checkpoint.
+        source: The model that the study was run on; not used for a checkpoint of a whole model.
+        label_names: Names of the classes.
+
+    Raises:
+        StudyError: If files are missing or damaged, or do not fit each other or the model.
+    """
+    manifest = read_manifest(folder) or {}
+    if manifest.get("vocabulary") is None:
+        return _load_whole(folder)
+    size, n_kept, decay = (manifest["vocabulary"][key] for key in ("size", "kept", "decay"))
+    weights = _load(folder / WEIGHTS)
+    rows = _load(folder / ROWS).get("rows", torch.empty(0)).numpy()
+    if len(rows) != n_kept or rows.dtype != np.int64 or not _ascend(rows, size):
+        raise StudyError(
+            f"{folder / ROWS}: expected {n_kept:,} ascending token ids below {size:,}, got something else; {_ADVICE}"
+        )
+    effective = manifest["effective"]
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(effective["seed"])  # a model without pretrained weights starts where the training's did
+        model = source.new_model(label_names, {name: effective[name] for name in DROPOUTS if name in effective})
+    vocabulary = Vocabulary(size, rows)
+    if (full_size := Vocabulary.whole(model).size) != size:
+        raise StudyError(
+            f"{folder}: expected a base model with an embedding of {size:,} rows, got {full_size:,} in "
+            f"{source.config.name}; restore the model that the study was run on"
+        )
+    try:
+        model.load_state_dict(restore(weights, model, vocabulary, decay))
+    except (KeyError, RuntimeError) as error:
+        raise StudyError(
+            f"{folder / WEIGHTS}: expected the weights of a {type(model).__name__} with {n_kept:,} rows of its "
+            f"embedding, got others: {' '.join(str(error).split())}; {_ADVICE}"
+        ) from error
+    return model
+
+
+def model_of(study: optuna.Study, config: Config) -> ModelSource:
+    """Open the model that a study was run on.
+
+    Raises:
+        UsageError: If it is no longer the same, or not there.
+        HubError: If it is on a Hub that does not answer.
+    """
+    model = open_model(config.model, tuple(config.defaults.dropouts()))
+    stored = study.user_attrs["lock"]["model"]
+    if model.fingerprint != stored:
+        raise UsageError(
+            f"{config.model.name}: expected the model that study {study.study_name!r} was run on "
+            f"(fingerprint {stored}), got another ({model.fingerprint}); restore the folder or revision"
+        )
+    return model
 
 
 def worth_keeping(study: optuna.Study, value: float, n_kept: int) -> bool:
@@ -116,6 +212,29 @@ def checkpoint_of(study: optuna.Study, paths: StudyPaths, trial: FrozenTrial) ->
             f"machine. Copy it there, or train it again by running a new study with the same settings"
         )
     return folder
+
+
+def _load_whole(folder: Path) -> PreTrainedModel:
+    try:
+        model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
+            folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
+        )
+    except Exception as error:  # what broken files make transformers raise is no closed set
+        problem = " ".join(str(error).split())
+        raise StudyError(f"{folder}: expected the model of a checkpoint, got: {problem}; {_ADVICE}") from error
+    return model
+
+
+def _load(path: Path) -> dict[str, torch.Tensor]:
+    try:
+        return load_file(path)
+    except (OSError, SafetensorError) as error:
+        problem = "none" if isinstance(error, FileNotFoundError) else f"a damaged one ({error})"
+        raise StudyError(f"{path}: expected a file of the checkpoint, got {problem}; {_ADVICE}") from error
+
+
+def _ascend(rows: NDArray[Any], size: int) -> bool:
+    return bool(rows.ndim == 1 and rows.size and np.all(np.diff(rows) > 0) and rows[0] >= 0 and rows[-1] < size)
 
 
 def _is_of(study: optuna.Study, folder: Path) -> bool:

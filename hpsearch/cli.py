@@ -7,6 +7,7 @@ them, so that `--help` and the reading commands start at once.
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import json
 import logging
 import os
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
 DEFAULT_CONFIG = "nsmc-mbert"
 _STORAGE = "sqlite:///studies/hpsearch.db"
 _INTERRUPTED = 130  # as shells report a process ended by SIGINT
+_M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -446,6 +448,7 @@ def _prepare_process() -> None:
     # On two cores one busy neighbour made a training step ten times slower; with 3,000 turns it is two times, and on an
     # idle machine as fast as by default (torch 2.13 with libgomp, `benchmarks/README.md`).
     os.environ.setdefault("GOMP_SPINCOUNT", "3000")
+    _keep_freed_memory()
     logging.captureWarnings(capture=True)
     root = logging.getLogger()
     root.handlers[:] = [logging.NullHandler()]
@@ -454,6 +457,19 @@ def _prepare_process() -> None:
         logger = logging.getLogger(name)
         logger.handlers[:] = [logging.NullHandler()]
         logger.propagate = True
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep the memory that is freed, for the next training step, rather than return it to the system.
+
+    Each step allocates what the one before has freed. By default glibc unmaps and trims large pieces, and the next step
+    pays for every page again: a seventh of a short step's time (`benchmarks/README.md`). Other C libraries are left as
+    they are.
+    """
+    library = ctypes.CDLL(None)
+    if hasattr(library, "gnu_get_libc_version"):
+        library.mallopt(_M_TRIM_THRESHOLD, 2**31 - 1)  # bytes; the largest that the call takes
+        library.mallopt(_M_MMAP_THRESHOLD, 2**25)  # the largest that glibc takes
 
 
 def _log_to(path: Path) -> None:

@@ -18,11 +18,10 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
 from hpsearch.bootstrap import Interval, paired_difference
+from hpsearch.checkpoints import model_of
 from hpsearch.config import digest
 from hpsearch.data import load_test
-from hpsearch.errors import UsageError
 from hpsearch.metrics import METRICS, accuracy, confusion_matrix, f1
-from hpsearch.model import open_model
 from hpsearch.search import products_of, search_data_of
 from hpsearch.study import best_trial, stored_config
 from hpsearch.trainer import SearchTrainer, Task
@@ -92,12 +91,7 @@ def compare(
     best = best_trial(study)
     data = search_data_of(study, config)
     test = load_test(config.data)
-    task = Task(config=config, model=open_model(config.model, tuple(config.defaults.dropouts())), data=data)
-    if task.model.fingerprint != (stored := study.user_attrs["lock"]["model"]):
-        raise UsageError(
-            f"{config.model.name}: expected the model that study {study.study_name!r} was run on "
-            f"(fingerprint {stored}), got another ({task.model.fingerprint}); restore the folder or revision"
-        )
+    task = Task(config=config, model=model_of(study, config), data=data)
     # The search's own seed chose the best trial.
     seeds = tuple((config.search.seed + 1 + i) % 2**32 for i in range(n_seeds))
     products = products_of(study, task)
@@ -188,6 +182,7 @@ class _Runs:
                 observer=self._observer,
                 products=self._identity["products"],
                 stop_requested=self._stop_requested,
+                also_scored=(self._test,),
             )
         outcome = self._trainer.fit(hyperparameters, seed=seed)
         predicted = self._trainer.probabilities(self._test).argmax(axis=1)

@@ -38,7 +38,7 @@ _LINE_END = re.compile(r"\r\n|\r|\n")
 _MAX_CELL = 2**31 - 1  # characters; the csv module's own limit of 131,072 refuses long articles
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, eq=False)
 class Split:
     """Rows of one split, blanks left out."""
 

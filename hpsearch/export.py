@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpsearch.checkpoints import checkpoint_of
+from hpsearch.checkpoints import ROWS, WEIGHTS, checkpoint_of, is_trimmed, model_of, read_checkpoint
 from hpsearch.errors import HpsearchError
 from hpsearch.folders import MANIFEST, appearing, check_free, write_manifest
 from hpsearch.metrics import METRICS, confusion_matrix
@@ -50,6 +50,8 @@ class Export:
 def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwrite: bool) -> Export:
     """Write the best trial's model, reload it in a fresh process and compare its score with the stored one.
 
+    Where the trial was trained on a part of the vocabulary, the rest comes from the model that the study was run on.
+
     Args:
         study: The study.
         paths: The study's paths.
@@ -57,8 +59,8 @@ def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwri
         overwrite: Whether a model folder of that name, written by hpsearch, is replaced.
 
     Raises:
-        StudyError: If no trial is complete, or the checkpoint is gone.
-        UsageError: If the output's name is taken, or the data have changed.
+        StudyError: If no trial is complete, or the checkpoint is gone or damaged.
+        UsageError: If the output's name is taken, or the data or the model have changed.
         HpsearchError: If the reloaded model does not score the stored value; nothing is written then.
     """
     check_free(output, overwrite=overwrite)
@@ -66,6 +68,9 @@ def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwri
     trial = best_trial(study)
     checkpoint = checkpoint_of(study, paths, trial)
     data = search_data_of(study, config)
+    model = None
+    if is_trimmed(checkpoint):
+        model = read_checkpoint(checkpoint, model_of(study, config), data.label_names)
     manifest = {
         "study": study.study_name,
         "trial": trial.number,
@@ -80,9 +85,12 @@ def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwri
         "versions": {name: version(name) for name in ("hpsearch", "transformers", "torch", "optuna", "datasets")},
     }
     with appearing(output, overwrite=overwrite) as aside:
+        others = {MANIFEST} if model is None else {MANIFEST, WEIGHTS, ROWS}
         for path in sorted(checkpoint.iterdir()):
-            if path.name != MANIFEST:
+            if path.name not in others:
                 shutil.copy2(path, aside / path.name)
+        if model is not None:
+            model.save_pretrained(aside)
         (aside / "README.md").write_text(_card(study, config, trial, data, manifest), encoding="utf-8")
         value = _score_in_fresh_process(aside, config.metric, data)
         if round(value, _DIGITS) != round(trial.value or 0.0, _DIGITS):

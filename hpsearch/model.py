@@ -11,16 +11,19 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
-from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer
+from transformers import AutoConfig, AutoModelForSequenceClassification, AutoTokenizer, set_seed
 from transformers.utils import logging
 
 from hpsearch.config import PACKAGE_SCHEME, resolve_path
 from hpsearch.errors import ConfigError, HubError
 from hpsearch.hub import TWO_WAYS_ON, prepare_hub
+from hpsearch.vocabulary import Vocabulary, trim
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
 
+    import numpy as np
+    from numpy.typing import NDArray
     from transformers import PretrainedConfig, PreTrainedModel, PreTrainedTokenizerBase
 
     from hpsearch.config import ModelConfig
@@ -59,17 +62,11 @@ class ModelSource:
 
     def new_model(self, label_names: Sequence[str], dropouts: Mapping[str, float]) -> PreTrainedModel:
         """Return a fresh model in float32 with a new classification head, initialised from torch's current seed."""
-        config = type(self.model_config).from_dict(self.model_config.to_dict())
-        config.num_labels = len(label_names)
-        config.id2label = dict(enumerate(label_names))
-        config.label2id = {name: i for i, name in enumerate(label_names)}
-        for name, value in dropouts.items():
-            setattr(config, name, value)
         if not self.config.pretrained:
-            return cast("PreTrainedModel", AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
+            return self.empty_model(label_names, dropouts)
         model: PreTrainedModel = AutoModelForSequenceClassification.from_pretrained(
             self.name,
-            config=config,
+            config=self._config_of(label_names, dropouts),
             # On the Hub, the commit that was opened: a branch may move on during a search.
             revision=getattr(self.model_config, "_commit_hash", None) or self.config.revision or "main",
             dtype=torch.float32,  # the default is the checkpoint's own, and half-precision weights do not train
@@ -77,6 +74,79 @@ class ModelSource:
             trust_remote_code=False,
         )
         return model
+
+    def empty_model(self, label_names: Sequence[str], dropouts: Mapping[str, float]) -> PreTrainedModel:
+        """Return a model of the same shape with random weights, or with none on torch's device `meta`."""
+        config = self._config_of(label_names, dropouts)
+        return cast("PreTrainedModel", AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
+
+    def check_it_loads(self, label_names: Sequence[str]) -> None:
+        """Raise whatever keeps the weights from being loaded, or the shape from being built where there are none."""
+        if self.config.pretrained:
+            self.new_model(label_names, {})
+        else:
+            with torch.device("meta"):
+                self.empty_model(label_names, {})
+
+    def _config_of(self, label_names: Sequence[str], dropouts: Mapping[str, float]) -> PretrainedConfig:
+        config = type(self.model_config).from_dict(self.model_config.to_dict())
+        config.num_labels = len(label_names)
+        config.id2label = dict(enumerate(label_names))
+        config.label2id = {name: i for i, name in enumerate(label_names)}
+        for name, value in dropouts.items():
+            setattr(config, name, value)
+        return config
+
+
+class FreshModels:
+    """Makes models with the same initial weights again and again, reading them once for each seed.
+
+    A model is built without weights, so that its dropouts are those asked for whatever the architecture calls them, and
+    is given copies of the initial ones. Nothing is read from disk and nothing drawn after the first model of a seed.
+    """
+
+    def __init__(
+        self, source: ModelSource, label_names: Sequence[str], used_ids: NDArray[np.integer], *, seed: int
+    ) -> None:
+        """Read the weights of the first seed.
+
+        Args:
+            source: What models are made of.
+            label_names: By class id.
+            used_ids: Every token id that the models will be given, of any shape.
+            seed: Of the weights that no checkpoint has: the head, at times the pooler.
+        """
+        self._source = source
+        self._label_names = label_names
+        model = self._initial(seed)
+        self.vocabulary = Vocabulary.of(model, used_ids)
+        """The rows of the embedding that the models have."""
+        self._keep(model, seed)
+
+    def make(self, dropouts: Mapping[str, float], *, seed: int) -> PreTrainedModel:
+        """Return a model as fine-tuning starts from, with torch's generators at `seed`."""
+        if seed != self._seed:
+            self._keep(self._initial(seed), seed)
+        with torch.device("meta"):
+            model = self._source.empty_model(self._label_names, dropouts)
+            trim(model, self.vocabulary)
+        model.load_state_dict({name: values.clone() for name, values in self._state.items()}, assign=True)
+        for name, values in self._buffers.items():
+            owner, _, own_name = name.rpartition(".")
+            setattr(model.get_submodule(owner), own_name, values.clone())
+        set_seed(seed)
+        return model
+
+    def _initial(self, seed: int) -> PreTrainedModel:
+        set_seed(seed)
+        return self._source.new_model(self._label_names, {})
+
+    def _keep(self, model: PreTrainedModel, seed: int) -> None:
+        trim(model, self.vocabulary)
+        self._seed = seed
+        self._state = {name: values.detach() for name, values in model.state_dict().items()}
+        # Those that no checkpoint has, such as position numbers.
+        self._buffers = {name: values for name, values in model.named_buffers() if name not in self._state}
 
 
 def open_model(config: ModelConfig, dropouts: Sequence[str]) -> ModelSource:

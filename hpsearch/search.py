@@ -76,6 +76,7 @@ def run_search(
                 observer=observer,
                 products=products_of(study, task),
                 stop_requested=stop_requested,
+                token_cache=paths.tokens,
             )
             _run_trials(trainer, study, paths, observer=observer, deadline=deadline, stop_requested=stop_requested)
     return study
@@ -119,7 +120,7 @@ def prepare(config: Config) -> Task:
         )
     model = open_model(config.model, tuple(config.defaults.dropouts()))
     try:
-        model.new_model(data.label_names, config.defaults.dropouts())  # what does not load shall not start a study
+        model.check_it_loads(data.label_names)  # what does not load shall not start a study
     except HpsearchError:
         raise
     except Exception as error:  # what broken weights make these libraries raise is no closed set
@@ -217,8 +218,11 @@ class SeededByTrial(optuna.samplers.BaseSampler):
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's sampler."""
-        # Retries draw nothing and are left out, so that a killed trial does not shift the draws of those after it.
-        earlier = (other for other in study.get_trials(deepcopy=False) if other.number < trial.number)
+        # Of all the study's trials: with Hyperband the study given here shows those of one bracket only, and brackets
+        # would repeat each other's draws. Retries draw nothing and are left out, so that a killed trial does not shift
+        # the draws of those after it.
+        trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
+        earlier = (other for other in trials if other.number < trial.number)
         n_draws = sum("retry_of" not in other.user_attrs for other in earlier)
         # 1,000,003 is prime: neighbouring study seeds share no trial seed within a million trials.
         self._sampler = self._make((self._seed + 1_000_003 * n_draws) % 2**32)

@@ -81,6 +81,11 @@ class StudyPaths:
         return self.folder / "run.log"
 
     @property
+    def tokens(self) -> Path:
+        """Token ids that studies of the same texts and model share; no study's name begins with a dot."""
+        return self.root / ".tokens"
+
+    @property
     def best(self) -> Path:
         """Where `export-best` writes unless told otherwise."""
         return self.folder / "best"

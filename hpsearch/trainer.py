@@ -13,9 +13,12 @@ owns each of them, and `tests/test_seam.py` holds them:
 - gradient accumulation multiplies BERT's loss: here the model says that it takes no loss arguments;
 - the model and optimizer of a pruned or failed trial stay in memory: here they are released, however a training ends.
 
-Two things make it fast without changing what is learnt: batches of rows of similar length, padded to the longest of the
-batch, and bfloat16 products over float32 weights where the machine has them (`precision.py`). Evaluation is in
-float32, so that the exported model scores the same value anywhere.
+What makes it fast changes nothing that is learnt but the order of sums: batches of texts of similar length without
+padding (`packing.py`) or padded to the longest of the batch; an embedding of the rows that the texts use
+(`vocabulary.py`); dropout masks that are cheap to draw (`dropout.py`); initial weights read once for each seed
+(`model.py`); bfloat16 products over float32 weights where the machine is faster with them (`precision.py`); and
+evaluation in order of length with large batches. Evaluation is in float32, so that the exported model scores the same
+value anywhere.
 """
 
 from __future__ import annotations
@@ -30,9 +33,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 import torch
-from torch.utils.data import Dataset, Sampler
+from torch.nn import functional
+from torch.utils.data import Sampler
 from transformers import (
-    DataCollatorWithPadding,
     PreTrainedModel,
     PrinterCallback,
     Trainer,
@@ -41,50 +44,32 @@ from transformers import (
 )
 from transformers.trainer_pt_utils import LabelSmoother
 
+from hpsearch.dropout import use_cheap_dropout
 from hpsearch.errors import Interrupted, TrainingError
-from hpsearch.scores import classification_scores
+from hpsearch.metrics import METRICS
+from hpsearch.model import FreshModels
+from hpsearch.packing import can_pack, pack, use_packing
 from hpsearch.space import suggest
+from hpsearch.tokens import Tokens, tokenise
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
     from pathlib import Path
 
     from numpy.typing import NDArray
-    from transformers import (
-        EvalPrediction,
-        TrainerControl,
-        TrainerState,
-    )
+    from transformers import PreTrainedTokenizerBase, TrainerControl, TrainerState
     from transformers.trainer_utils import TrainOutput
 
     from hpsearch.config import Config, Hyperparameters
     from hpsearch.data import SearchData, Split
     from hpsearch.model import ModelSource
     from hpsearch.observer import Observer
+    from hpsearch.vocabulary import Vocabulary
 
-EVALUATION_BATCH = 128  # rows; evaluation keeps no activations, so larger batches than in training fit
-
-
-class EncodedSplit(Dataset[dict[str, Any]]):
-    """Token ids and labels of a split, in the split's order or from the shortest text to the longest."""
-
-    def __init__(self, model: ModelSource, split: Split, *, by_length: bool = False) -> None:
-        """Tokenise a split once."""
-        ids = model.encode(split.texts)
-        self.order = np.argsort([len(text) for text in ids], kind="stable") if by_length else np.arange(len(ids))
-        """Row of `split` at each position, shape (n,)."""
-        self._ids = [ids[row] for row in self.order]
-        self.lengths = [len(text) for text in self._ids]
-        """Tokens of each row."""
-        self._labels = split.labels[self.order].tolist()
-
-    def __len__(self) -> int:
-        """Return the number of rows."""
-        return len(self._ids)
-
-    def __getitem__(self, index: int) -> dict[str, Any]:
-        """Return one row, not padded."""
-        return {"input_ids": self._ids[index], "labels": self._labels[index]}
+# Tokens of an evaluation batch, padding included. On a CPU what a layer makes of more leaves the caches; a GPU is busy
+# only with more.
+_EVALUATION_TOKENS = {"cpu": 4096, "cuda": 65536}
+_SCREENED_SHARE = 16  # one in so many is scored again in float32
 
 
 class LengthGroupedSampler(Sampler[int]):
@@ -100,10 +85,12 @@ class LengthGroupedSampler(Sampler[int]):
 
     BATCHES_PER_POOL = 16
 
-    def __init__(self, lengths: Sequence[int], batch_size: int, generator: torch.Generator) -> None:
+    def __init__(
+        self, lengths: Sequence[int] | NDArray[np.integer], batch_size: int, generator: torch.Generator
+    ) -> None:
         """Take the rows' lengths in tokens, and where the randomness comes from."""
         self._lengths = np.asarray(lengths)
-        self._batch_size = batch_size
+        self.batch_size = batch_size
         self._generator = generator
 
     def __len__(self) -> int:
@@ -111,20 +98,70 @@ class LengthGroupedSampler(Sampler[int]):
         return len(self._lengths)
 
     def __iter__(self) -> Iterator[int]:
-        """Yield every row once; only the last batch may be smaller."""
+        """Yield every row once, batch after batch; only the last one may be smaller."""
         rows = torch.randperm(len(self), generator=self._generator).numpy()
-        n_whole = len(rows) // self._batch_size
-        whole, rest = rows[: n_whole * self._batch_size], rows[n_whole * self._batch_size :]
-        pool_size = self.BATCHES_PER_POOL * self._batch_size
+        n_whole = len(rows) // self.batch_size
+        whole, rest = rows[: n_whole * self.batch_size], rows[n_whole * self.batch_size :]
+        pool_size = self.BATCHES_PER_POOL * self.batch_size
         pools = [whole[start : start + pool_size] for start in range(0, len(whole), pool_size)]
         batches = [
             batch
             for pool in pools
-            for batch in pool[np.argsort(self._lengths[pool], kind="stable")].reshape(-1, self._batch_size)
+            for batch in pool[np.argsort(self._lengths[pool], kind="stable")].reshape(-1, self.batch_size)
         ]
         for i in torch.randperm(len(batches), generator=self._generator).tolist():
             yield from batches[i].tolist()
         yield from rest.tolist()
+
+
+class Batches:
+    """The training rows in batches of similar length, in another order at every pass: what the Trainer iterates over.
+
+    The rows are in memory or mapped, and a batch is made in a fraction of a millisecond, so there is no `DataLoader`.
+    """
+
+    def __init__(self, texts: Tokens, labels: torch.Tensor, sampler: LengthGroupedSampler, collator: Collator) -> None:
+        """Take the rows, the order of rows, and how batches are made."""
+        self.dataset = texts
+        self._labels = labels
+        self._sampler = sampler
+        self._collator = collator
+
+    def __len__(self) -> int:
+        """Return the number of batches in a pass."""
+        return -(-len(self.dataset) // self._sampler.batch_size)
+
+    def __iter__(self) -> Iterator[dict[str, Any]]:
+        """Yield the inputs of every batch of a pass."""
+        rows, size = list(self._sampler), self._sampler.batch_size
+        for batch in (rows[start : start + size] for start in range(0, len(rows), size)):
+            yield {**self._collator([self.dataset[row] for row in batch]), "labels": self._labels[batch]}
+
+
+class Collator:
+    """Makes a model's inputs of texts: packed where the model can do without padding, else padded."""
+
+    def __init__(self, vocabulary: Vocabulary, tokenizer: PreTrainedTokenizerBase) -> None:
+        """Take which ids the model knows, and how its tokenizer pads."""
+        self._vocabulary = vocabulary
+        self._pads_left = tokenizer.padding_side == "left"
+        # Of a tokenizer that never pads, any id will do: no text attends to it.
+        self._pad_id = vocabulary.compact(np.array([tokenizer.pad_token_id or 0])).item()
+        self.first_position: int | None = None
+        """Of a packed text; None pads."""
+
+    def __call__(self, texts: Sequence[NDArray[np.integer]]) -> dict[str, Any]:
+        """Return the inputs for some texts, given as ids of the full vocabulary."""
+        known = [self._vocabulary.compact(text) for text in texts]
+        if self.first_position is not None:
+            return pack(known, pad_id=self._pad_id, first_position=self.first_position)
+        lengths = np.array([len(text) for text in known])
+        places = np.arange(lengths.max()) < lengths[:, None]  # (n_texts, longest)
+        if self._pads_left:
+            places = places[:, ::-1]
+        ids = np.full(places.shape, self._pad_id)
+        ids[places] = np.concatenate(known)
+        return {"input_ids": torch.from_numpy(ids), "attention_mask": torch.from_numpy(places.astype(np.int64))}
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,7 +189,10 @@ class Outcome:
     value: float
     """The metric at `best`: the objective value."""
     weights: dict[str, torch.Tensor]
-    """The model's state at `best`, on the CPU."""
+    """The model's state at `best`, on the CPU; its input embedding has the rows of `vocabulary` only."""
+    vocabulary: Vocabulary
+    decay: float
+    """What weight decay has made of the embedding's other rows at `best`, as a factor."""
     effective: dict[str, Any]
     """What the training really used, read back from the Trainer and the model."""
     seconds: float
@@ -179,8 +219,10 @@ class SearchTrainer(Trainer):
         observer: Observer,
         products: str,
         stop_requested: Callable[[], bool] = lambda: False,
+        token_cache: Path | None = None,
+        also_scored: Sequence[Split] = (),
     ) -> None:
-        """Tokenise the rows and set everything up but the weights.
+        """Tokenise the rows and read the initial weights.
 
         Args:
             task: What is trained on what.
@@ -188,6 +230,8 @@ class SearchTrainer(Trainer):
             observer: Is told of every step and evaluation.
             products: Format of the matrix products in training, from `precision.py`.
             stop_requested: Asked after every optimizer step; True ends the training with `Interrupted`.
+            token_cache: Folder in which token ids are kept between processes; None keeps none.
+            also_scored: Splits that `probabilities` will be asked for, besides training and validation.
         """
         self.task = task
         self.keep_outcome: Callable[[optuna.Trial, Outcome], None] = lambda *_: None
@@ -198,23 +242,31 @@ class SearchTrainer(Trainer):
         self._hyperparameters = task.config.defaults
         self._evaluations: list[Evaluation] = []
         self._weights: dict[str, torch.Tensor] = {}
+        self._decay = self._best_decay = 1.0
         self._last_loss: float | None = None
-        self._scores = classification_scores()
         self._autocast_dtype: torch.dtype = getattr(torch, products)
-        self._rows = EncodedSplit(task.model, task.data.train)
+        splits = (task.data.train, task.data.validation, *also_scored)
+        self._texts = {split: self._tokenise(split, token_cache) for split in splits}
+        used_ids = np.unique(np.concatenate([np.unique(texts.ids) for texts in self._texts.values()]))
+        pad_id = task.model.tokenizer.pad_token_id or 0
+        self._models = FreshModels(
+            task.model, task.data.label_names, np.append(used_ids, pad_id), seed=task.config.search.seed
+        )
+        self._collator = Collator(self._models.vocabulary, task.model.tokenizer)
         super().__init__(
             model_init=self._new_model,
             args=self._arguments(task.config.defaults, seed=task.config.search.seed),
-            train_dataset=self._rows,
-            eval_dataset=EncodedSplit(task.model, task.data.validation, by_length=True),
             processing_class=task.model.tokenizer,
-            data_collator=DataCollatorWithPadding(task.model.tokenizer),
-            compute_metrics=self._compute_metrics,
-            preprocess_logits_for_metrics=_predicted_classes,
             callbacks=[_Schedule(self)],
         )
         self.remove_callback(PrinterCallback)
         self.release()
+
+    def _tokenise(self, split: Split, cache: Path | None) -> Tokens:
+        texts = tokenise(self.task.model, split.texts, fingerprint=split.fingerprint(), cache=cache)
+        if texts.not_kept:
+            self._observer.note(texts.not_kept)
+        return texts
 
     # --- What callers use ---------------------------------------------------------------------------------------------
 
@@ -265,22 +317,13 @@ class SearchTrainer(Trainer):
         return outcome
 
     def probabilities(self, split: Split) -> NDArray[np.float64]:
-        """Return the class probabilities of each row by the model in memory, shape (len(split), n_classes)."""
-        model = self.trained_model().eval()
-        encoded = EncodedSplit(self.task.model, split, by_length=True)
-        parts = []
-        with torch.inference_mode():
-            for start in range(0, len(encoded), EVALUATION_BATCH):
-                rows = [encoded[i] for i in range(start, min(start + EVALUATION_BATCH, len(encoded)))]
-                batch = {
-                    name: values.to(self.args.device)
-                    for name, values in self.data_collator(rows).items()
-                    if name != "labels"
-                }
-                parts.append(torch.softmax(model(**batch).logits.double(), dim=-1).cpu().numpy())
-        result = np.empty((len(encoded), len(self.task.data.label_names)))
-        result[encoded.order] = np.concatenate(parts)
-        return result
+        """Return the class probabilities of each row by the model in memory, shape (len(split), n_classes).
+
+        Args:
+            split: Training, validation, or one of `also_scored`.
+        """
+        logits = self._logits(self._texts[split])
+        return torch.softmax(logits.double(), dim=-1).cpu().numpy()
 
     def trained_model(self) -> PreTrainedModel:
         """Return the model in memory.
@@ -346,6 +389,8 @@ class SearchTrainer(Trainer):
         """Put everything in place that depends on the hyperparameters, before the model is built and seeded."""
         self._hyperparameters = hyperparameters
         self._evaluations = []
+        self._weights = {}
+        self._decay = self._best_decay = 1.0
         self._last_loss = None
         self.args = self._arguments(hyperparameters, seed=seed)
         self._train_batch_size = self.args.train_batch_size
@@ -366,6 +411,8 @@ class SearchTrainer(Trainer):
             best=best,
             value=best.scores[self.task.config.metric],
             weights=self._weights,
+            vocabulary=self._models.vocabulary,
+            decay=self._best_decay,
             effective=self._effective(),
             seconds=time.monotonic() - self._started,
             peak_memory_mib=_peak_memory_mib(),
@@ -376,17 +423,21 @@ class SearchTrainer(Trainer):
         return max(self._evaluations, key=lambda evaluation: evaluation.scores[self.task.config.metric])
 
     def _new_model(self) -> PreTrainedModel:
-        model = self.task.model.new_model(self.task.data.label_names, self._hyperparameters.dropouts())
+        model = self._models.make(self._hyperparameters.dropouts(), seed=self.args.seed)
         # BERT's forward takes **kwargs, from which the Trainer concludes that it divides the loss by the number of
         # accumulation steps itself; it does not, and the gradient would be that many times too large.
         object.__setattr__(model, "accepts_loss_kwargs", False)
+        # On a GPU both would be slower: short steps are bound by the number of kernels, which packing adds to.
+        if self.args.device.type == "cpu":
+            use_cheap_dropout(model)
+            if can_pack(model):
+                self._collator.first_position = use_packing(model)
         return model
 
     def _arguments(self, hyperparameters: Hyperparameters, *, seed: int) -> TrainingArguments:
         arguments = TrainingArguments(
             output_dir=str(self._folder),
             seed=seed,
-            per_device_eval_batch_size=EVALUATION_BATCH,
             eval_strategy="no",  # _Schedule decides
             save_strategy="no",  # weights of the best evaluation stay in memory until the trial's value is known
             logging_strategy="no",
@@ -405,9 +456,12 @@ class SearchTrainer(Trainer):
         arguments._n_gpu = min(arguments.n_gpu, 1)
         return arguments
 
-    def _get_train_sampler(self, train_dataset: Dataset[Any] | None = None) -> LengthGroupedSampler:
+    def get_train_dataloader(self) -> Batches:  # type: ignore[override]  # the Trainer only iterates over it
+        """Return the training rows in batches."""
+        train = self.task.data.train
         generator = torch.Generator().manual_seed(self.args.seed)
-        return LengthGroupedSampler(self._rows.lengths, self._train_batch_size, generator)
+        sampler = LengthGroupedSampler(self._texts[train].lengths, self._train_batch_size, generator)
+        return Batches(self._texts[train], torch.from_numpy(train.labels), sampler, self._collator)
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """Return the context of a forward pass: autocast in training, plain float32 in evaluation."""
@@ -416,13 +470,72 @@ class SearchTrainer(Trainer):
             context.enter_context(torch.autocast(self.args.device.type, dtype=self._autocast_dtype))
         return context
 
-    def _compute_metrics(self, prediction: EvalPrediction) -> dict[str, Any]:
-        scores: dict[str, Any] = self._scores.compute(
-            predictions=prediction.predictions,
-            references=prediction.label_ids,
-            n_classes=len(self.task.data.label_names),
-        )
-        return scores
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """Return 0: nobody reads the sum, and to count them takes as long as an optimizer step."""
+        return 0
+
+    def evaluate(self, *_: Any, **__: Any) -> dict[str, Any]:
+        """Score the validation rows: called by the Trainer when an evaluation is due.
+
+        Returns:
+            `eval_loss` (cross-entropy, never smoothed), every metric and `eval_confusion`.
+        """
+        validation = self.task.data.validation
+        logits = self._screened_logits(self._texts[validation])
+        labels = torch.from_numpy(validation.labels).to(logits.device)
+        n_classes = logits.shape[-1]
+        pairs = torch.bincount(labels * n_classes + logits.argmax(dim=-1), minlength=n_classes**2)
+        confusion = pairs.reshape(n_classes, n_classes).cpu().numpy()
+        metrics = {
+            "eval_loss": float(functional.cross_entropy(logits, labels)),
+            **{f"eval_{name}": float(metric(confusion)) for name, metric in METRICS.items()},
+            "eval_confusion": confusion.tolist(),
+        }
+        self.control = self.callback_handler.on_evaluate(self.args, self.state, self.control, metrics)
+        return metrics
+
+    def _screened_logits(self, texts: Tokens) -> torch.Tensor:
+        """Return class scores from which the same classes follow as from `_logits`, sooner.
+
+        All texts are scored in the training's products. Those with the closest decisions, a sixteenth at first, are
+        scored again in float32, and more of them until every decision left is further from a tie than twice the
+        largest error met: what was not scored again would have to err more than that to be decided otherwise.
+        """
+        if self._autocast_dtype is torch.float32:
+            return self._logits(texts)
+        logits = self._logits(texts, self._autocast_dtype)
+        best = logits.topk(2, dim=-1).values
+        leads, order = (best[:, 0] - best[:, 1]).sort()  # of a text's first class over its second
+        n_checked, largest_error = 0, 0.0
+        n_wanted = max(1, len(texts) // _SCREENED_SHARE)
+        while n_checked < n_wanted:
+            rows = order[n_checked:n_wanted].cpu().numpy()
+            exact = self._logits(texts, rows=rows)
+            errors = exact - logits[rows]
+            largest_error = max(largest_error, float((errors.amax(dim=-1) - errors.amin(dim=-1)).max()))
+            logits[rows] = exact
+            n_checked = n_wanted
+            n_wanted = max(n_wanted, min(2 * n_wanted, int((leads <= 2 * largest_error).sum())))
+        return logits
+
+    def _logits(
+        self, texts: Tokens, products: torch.dtype = torch.float32, rows: NDArray[np.int64] | None = None
+    ) -> torch.Tensor:
+        """Return the model's class scores of some rows, by default all, in the rows' own order.
+
+        Returns:
+            Shape (n_rows, n_classes), on the device.
+        """
+        model = self.trained_model().eval()
+        rows = np.arange(len(texts)) if rows is None else rows
+        logits = torch.empty(len(rows), model.num_labels, device=self.args.device)
+        device = self.args.device.type
+        autocast = torch.autocast(device, dtype=products, enabled=products is not torch.float32)
+        with torch.inference_mode(), autocast:
+            for places in _evaluation_batches(texts.lengths[rows], _EVALUATION_TOKENS[device]):
+                inputs = self._prepare_inputs(self._collator([texts[row] for row in rows[places]]))
+                logits[torch.from_numpy(places).to(logits.device)] = model(**inputs).logits.float()
+        return logits
 
     def _report_to_hp_search(
         self, trial: optuna.Trial | dict[str, Any] | None, step: int, metrics: dict[str, Any]
@@ -439,8 +552,8 @@ class SearchTrainer(Trainer):
             step=index,
             epoch=round(self.state.epoch or 0.0, 4),
             train_loss=self._last_loss,
-            eval_loss=float(metrics["eval_loss"]),
-            scores={name: float(metrics[f"eval_{name}"]) for name in ("f1", "accuracy", "mcc")},
+            eval_loss=metrics["eval_loss"],
+            scores={name: metrics[f"eval_{name}"] for name in METRICS},
             confusion=metrics["eval_confusion"],
         )
         for kind, loss in (("training", evaluation.train_loss), ("validation", evaluation.eval_loss)):
@@ -449,9 +562,7 @@ class SearchTrainer(Trainer):
         self._evaluations.append(evaluation)
         value = evaluation.scores[config.metric]
         if self._best() is evaluation:
-            self._weights = {
-                name: tensor.detach().to("cpu", copy=True) for name, tensor in self.trained_model().state_dict().items()
-            }
+            self._keep_weights()
         self._observer.evaluated(index, config.search.evaluations, value)
         if isinstance(trial, optuna.Trial):
             trial.report(value, step=index)
@@ -459,6 +570,24 @@ class SearchTrainer(Trainer):
             is_last = index == config.search.evaluations
             if not is_last and trial.user_attrs.get("role") != "defaults" and trial.should_prune():
                 raise optuna.TrialPruned
+
+    def _keep_weights(self) -> None:
+        """Remember the weights and the decay of the best evaluation so far."""
+        self._best_decay = self._decay
+        state = self.trained_model().state_dict()
+        if not self._weights:
+            self._weights = {name: torch.empty_like(values, device="cpu") for name, values in state.items()}
+        for name, values in state.items():
+            self._weights[name].copy_(values)
+
+    def _count_decay(self) -> None:
+        """Take note of what an optimizer step would have done to the rows that were left out."""
+        if self._models.vocabulary.is_whole:
+            return
+        embedding = self.trained_model().get_input_embeddings().weight
+        groups = self.optimizer.param_groups if self.optimizer else []
+        (group,) = (group for group in groups if any(parameter is embedding for parameter in group["params"]))
+        self._decay *= 1.0 - float(group["lr"]) * float(group["weight_decay"])
 
     def _effective(self) -> dict[str, Any]:
         """Return what the training really uses, read back from where it takes effect."""
@@ -475,6 +604,8 @@ class SearchTrainer(Trainer):
             "device": str(self.args.device),
             "weights": str(model.dtype).removeprefix("torch."),
             "products": str(self._autocast_dtype).removeprefix("torch."),
+            "padding": "none" if self._collator.first_position is not None else "longest of the batch",
+            "vocabulary_rows": len(self._models.vocabulary.rows),
         }
 
 
@@ -491,11 +622,26 @@ def evaluation_steps(n_optimizer_steps: int, n_evaluations: int) -> dict[int, in
     return {math.ceil(k * n_optimizer_steps / n_evaluations): k for k in range(1, n_evaluations + 1)}
 
 
+def _evaluation_batches(lengths: NDArray[np.int64], n_tokens: int) -> Iterator[NDArray[np.int64]]:
+    """Yield rows from the shortest to the longest, as many at once as come to `n_tokens` with padding, at least one."""
+    order = np.argsort(lengths, kind="stable")
+    start = 0
+    for end in range(1, len(order) + 1):
+        if end == len(order) or lengths[order[end]] * (end + 1 - start) > n_tokens:
+            yield order[start:end]
+            start = end
+
+
 class _Schedule(TrainerCallback):
     """Evaluates at equal fractions of the schedule, passes progress on, and stops when asked to."""
 
     def __init__(self, trainer: SearchTrainer) -> None:
         self._trainer = trainer
+
+    def on_optimizer_step(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
+    ) -> None:
+        self._trainer._count_decay()
 
     def on_step_end(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
@@ -531,11 +677,6 @@ def _reason(error: BaseException) -> str:
     if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
         return "out of memory"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
-
-
-def _predicted_classes(logits: torch.Tensor | tuple[torch.Tensor, ...], labels: torch.Tensor) -> torch.Tensor:
-    scores = logits[0] if isinstance(logits, tuple) else logits
-    return scores.argmax(dim=-1)
 
 
 def _peak_memory_mib() -> int:

@@ -13,7 +13,8 @@ import torch
 from hpsearch.errors import Interrupted, TrainingError
 from hpsearch.observer import Observer
 from hpsearch.search import pruner_of, sampler_of
-from hpsearch.trainer import EncodedSplit, LengthGroupedSampler, SearchTrainer, evaluation_steps
+from hpsearch.trainer import LengthGroupedSampler, SearchTrainer, evaluation_steps
+from hpsearch.vocabulary import restore
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -224,16 +225,15 @@ def test_model_and_optimizer_are_released_however_a_trial_ends(
 
 def test_a_loss_that_is_not_finite_fails_the_trial_with_its_reason(make_trainer: Callable[..., SearchTrainer]) -> None:
     trainer = make_trainer()
-    new_model = trainer.task.model.new_model
+    new_model = trainer._new_model
 
-    def broken(*args: Any) -> Any:
-        model = new_model(*args)
+    def broken() -> Any:
+        model = new_model()
         with torch.no_grad():
             model.classifier.weight.fill_(float("nan"))
         return model
 
-    object.__setattr__(trainer, "_new_model", lambda: broken(trainer.task.data.label_names, {}))
-    trainer.model_init = trainer._new_model
+    trainer.model_init = broken
     study = new_study()
     study.enqueue_trial(BASE)
     with pytest.raises(TrainingError, match="diverged: the training loss is nan at evaluation 1"):
@@ -302,21 +302,71 @@ def test_length_grouping_yields_every_row_once_in_an_order_of_its_seed(n_rows: i
         assert padded < 1.15 * sum(lengths)
 
 
-def test_epochs_of_length_grouped_batches_differ(make_trainer: Callable[..., SearchTrainer]) -> None:
+def test_screened_decisions_are_those_of_float32(make_trainer: Callable[..., SearchTrainer]) -> None:
+    trainer = make_trainer("defaults.num_train_epochs=1", products="bfloat16")
+    trainer.fit(trainer.task.config.defaults, seed=1)
+    texts = trainer._texts[trainer.task.data.train]
+    exact = trainer._logits(texts)
+    assert torch.equal(trainer._screened_logits(texts).argmax(-1), exact.argmax(-1))
+    scored: list[int] = []
+    logits = trainer._logits
+
+    def far_off(texts: Any, products: torch.dtype = torch.float32, rows: Any = None) -> torch.Tensor:
+        right = logits(texts, rows=rows)
+        if products is torch.float32:
+            scored.append(len(right))
+            return right
+        return right + torch.randn(right.shape, generator=torch.Generator().manual_seed(1))
+
+    trainer._logits = far_off  # type: ignore[method-assign]
+    # With errors as large as the scores themselves, texts are scored again until no decision is in doubt.
+    assert torch.equal(trainer._screened_logits(texts).argmax(-1), exact.argmax(-1))
+    assert len(scored) > 1
+    assert sum(scored) > len(texts) / 2
+
+
+def test_epochs_hold_every_row_once_in_other_batches(make_trainer: Callable[..., SearchTrainer]) -> None:
     trainer = make_trainer()
-    sampler = trainer._get_train_sampler()
-    assert list(sampler) != list(sampler)
+    batches = trainer.get_train_dataloader()
+    epochs = [[batch["labels"].tolist() for batch in batches] for _ in range(2)]
+    assert [len(epoch) for epoch in epochs] == [len(batches)] * 2
+    assert [sum(map(len, epoch)) for epoch in epochs] == [80, 80]
+    assert epochs[0] != epochs[1]
+
+
+def test_a_second_training_starts_where_the_first_one_did(make_trainer: Callable[..., SearchTrainer]) -> None:
+    trainer = make_trainer("defaults.hidden_dropout_prob=0.2")
+    first = trainer.fit(trainer.task.config.defaults, seed=5)
+    trainer.fit(trainer.task.config.defaults.replace({"learning_rate": 9e-3}), seed=5)
+    trainer.fit(trainer.task.config.defaults, seed=6)
+    again = trainer.fit(trainer.task.config.defaults, seed=5)
+    assert [e.train_loss for e in first.evaluations] == [e.train_loss for e in again.evaluations]
+    assert all(torch.equal(first.weights[name], again.weights[name]) for name in first.weights)
+
+
+def test_initial_weights_are_those_that_transformers_loads(make_trainer: Callable[..., SearchTrainer]) -> None:
+    from transformers import set_seed
+
+    trainer = make_trainer()
+    made = trainer._models.make({"hidden_dropout_prob": 0.37}, seed=3)
+    set_seed(3)
+    loaded = trainer.task.model.new_model(trainer.task.data.label_names, {})
+    rows = torch.from_numpy(trainer._models.vocabulary.rows)
+    for (name, ours), theirs in zip(made.named_parameters(), loaded.parameters(), strict=True):
+        assert torch.equal(ours, theirs[rows] if "word_embeddings" in name else theirs), name
+    assert {module.p for module in made.modules() if isinstance(module, torch.nn.Dropout)} == {0.37, 0.1}
 
 
 def test_probabilities_come_back_in_the_rows_own_order(make_trainer: Callable[..., SearchTrainer]) -> None:
     trainer = make_trainer()
-    trainer.fit(trainer.task.config.defaults, seed=1)
+    outcome = trainer.fit(trainer.task.config.defaults, seed=1)
     data = trainer.task.data
     together = trainer.probabilities(data.validation)
-    model = trainer.trained_model()
-    encoded = EncodedSplit(trainer.task.model, data.validation)
+    full = trainer.task.model.new_model(data.label_names, {}).eval()
+    full.load_state_dict(restore(outcome.weights, full, outcome.vocabulary, outcome.decay))
     for i in (0, 5, 17):
-        logits = model(input_ids=torch.tensor([encoded[i]["input_ids"]])).logits
+        ids = trainer.task.model.encode([data.validation.texts[i]])
+        logits = full(input_ids=torch.tensor(ids)).logits
         assert torch.softmax(logits, -1)[0].tolist() == pytest.approx(together[i].tolist(), abs=1e-5)
 
 
