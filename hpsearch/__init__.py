@@ -15,7 +15,11 @@ search         trials of a study until enough are finished
 checkpoints    weights of the best trials on disk
 study          where studies are kept, when they may be resumed
 trainer        one training, inside a search or outside
+batches        which rows go together, and what a model is given of them
+tokens         token ids of a split, kept on disk
 model, data    the encoder; the labelled rows and their splits
+packing        BERT's family on texts without padding
+vocabulary     the rows of the embedding that texts use; `dropout` has masks that are cheap to draw
 scores         the metrics as an `evaluate` module; `metrics` has the arithmetic
 bootstrap      how sure a difference is
 folders        folders that appear whole

@@ -10,10 +10,11 @@ import optuna
 import pytest
 import torch
 
+from hpsearch.batches import LengthGroupedSampler
 from hpsearch.errors import Interrupted, TrainingError
 from hpsearch.observer import Observer
 from hpsearch.search import pruner_of, sampler_of
-from hpsearch.trainer import LengthGroupedSampler, SearchTrainer, evaluation_steps
+from hpsearch.trainer import SearchTrainer, evaluation_steps
 from hpsearch.vocabulary import restore
 
 if TYPE_CHECKING:

@@ -290,7 +290,7 @@ def test_a_trimmed_model_answers_as_the_full_one_in_every_family(model_type: str
         ("modernbert", {"pad_token_id": 499, "bos_token_id": 1, "eos_token_id": 2, "cls_token_id": 1,
                         "sep_token_id": 2}),
     ],
-    ids=["used twice", "encoder and decoder", "scaled", "no table", "padding at the end"],
+    ids=["tied and scaled", "tied", "scaled", "no table", "padding at the end"],
 )  # fmt: skip
 def test_where_dropping_rows_might_not_be_exact_all_stay(model_type: str, settings: dict[str, Any]) -> None:
     model = family(model_type, settings)
@@ -323,6 +323,8 @@ def test_special_ids_keep_their_places() -> None:
     model = family("bert", {"pad_token_id": 0, "sep_token_id": 102, "eos_token_id": [50, 60], "image_token_index": 70})
     rows = Vocabulary.of(model, np.array([300, 200, 20])).rows
     assert rows.tolist() == [*range(103), 200, 300]
+    model.get_input_embeddings().padding_idx = 250
+    assert Vocabulary.of(model, np.array([300, 200, 20])).rows.tolist() == [*range(251), 300]
 
 
 def test_less_than_a_twentieth_is_not_dropped() -> None:
