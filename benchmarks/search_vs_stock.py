@@ -246,6 +246,7 @@ def _timed(work: Callable[[], object]) -> Run:
 def _figures(study: optuna.Study, started: float, folder: Path) -> Run:
     """Return what a run came to; a trial's value is its best evaluation, which is what hpsearch takes as its value."""
     import torch
+    from machine import machine  # beside this script
 
     trials = sorted(study.get_trials(deepcopy=False), key=lambda trial: trial.number)
     cuda = torch.cuda.is_available()
@@ -256,8 +257,7 @@ def _figures(study: optuna.Study, started: float, folder: Path) -> Run:
         "peak_mib": int(_proc_value("status", "VmHWM").split()[0]) // 2**10,
         **({"device_mib": torch.cuda.max_memory_allocated() // 2**20} if cuda else {}),
         "kept_mib": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) // 2**20,
-        "threads": torch.get_num_threads(),
-        "device": torch.cuda.get_device_name() if cuda else "no GPU",
+        "machine": machine(),
     }
 
 
@@ -339,22 +339,15 @@ def document_of(plan: Plan, runs: dict[str, list[Run]]) -> dict[str, Any]:
             agreement = judge({name: [run["f1"] for run in repeats] for name, repeats in runs.items()})
             document["agreement"] = {**asdict(agreement), "agrees": agreement.agrees}
         document["judgement"] = judgement(agreement if document["agreement"] else None, pretrained=plan["pretrained"])
-    last = runs["hpsearch"][-1]
     return {
         **document,
         "plan": {**plan, **{key: Path(plan[key]).name for key in ("model", "train")}},
         "runs": runs,
-        "machine": f"{_processor()}, {last['threads']} threads, {last['device']}",
+        "machine": runs["hpsearch"][-1]["machine"],
         "environment": {name: value for name, value in os.environ.items() if name.startswith(ENVIRONMENT)},
         "versions": {"python": platform.python_version(), **{name: version(name) for name in LIBRARIES}},
         "date": date.today().isoformat(),  # noqa: DTZ011  the day where it was run
     }
-
-
-def _processor() -> str:
-    lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
-    name = next((line.split(": ")[1] for line in lines if line.startswith("model name")), platform.machine())
-    return f"{len(os.sched_getaffinity(0))} cores of {name}"
 
 
 COLUMNS = {
@@ -395,11 +388,15 @@ def compare(
             run = run_one(name, {**plan, "seed": plan["seed"] + repeat})
             runs[name].append(run)
             say(f"repeat {repeat + 1}: {name} {run['seconds']:.1f} s")
-    if len({run["rows"] for run in chain(*runs.values())}) != 1:
-        raise click.ClickException("expected both programs to read the same rows, got others")
-    if not plan["search"] and {state for run in chain(*runs.values()) for state in run["states"]} != {"complete"}:
-        raise click.ClickException("expected every trial to be complete, got others")
+            _check(plan, [*chain(*runs.values())])  # after each: a later run shall not find out that all were in vain
     return runs
+
+
+def _check(plan: Plan, runs: list[Run]) -> None:
+    if len({run["rows"] for run in runs}) != 1:
+        raise click.ClickException("expected both programs to read the same rows, got others")
+    if not plan["search"] and any(state != "complete" for run in runs for state in run["states"]):
+        raise click.ClickException(f"expected every trial to be complete, got {', '.join(runs[-1]['states'])}")
 
 
 @click.command()

@@ -434,8 +434,13 @@ PRUNERS: dict[str, Callable[[], BasePruner]] = {
 }
 
 _SOME = ("none", "median 5/2", "halving")
-FEWER = dict.fromkeys(("tpe-4", "tpe-10", "tpe-12", "tpe-8 one by one", "gp-5", "gp-10"), _SOME)
-"""Samplers that are replayed with some pruners only: slow ones, and those of a kind that another one stands for."""
+FEWER = {
+    **dict.fromkeys(("tpe-4", "tpe-10", "tpe-12", "tpe-8 one by one"), _SOME),
+    "gp-5": ("none",),
+    "gp-10": ("none",),
+}
+"""Samplers that are replayed with some pruners only: of a kind that another one stands for, or slow (gp: minutes a
+pair, and what it learns from is complete trials)."""
 
 SHIPPED = "shipped"
 BASELINE = ("random", "none")

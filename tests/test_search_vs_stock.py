@@ -44,7 +44,7 @@ def run_of(seconds: float, f1: list[float | None], *, seed: int = 42, **changes:
     return {
         "seed": seed, "seconds": seconds, "seconds_before_first_trial": 2.25, "f1": f1,
         "states": ["complete"] * len(f1), "rows": "a1", "peak_mib": 1500, "written_mib": 41, "kept_mib": 40,
-        "threads": 2, "device": "no GPU", **changes,
+        "machine": "2 cores of a processor, no GPU, 2 threads", **changes,
     }  # fmt: skip
 
 
@@ -154,8 +154,7 @@ def test_the_document_says_what_was_run_where() -> None:
     document = json.loads(json.dumps(script.document_of(plan_of(), RUNS), allow_nan=False))
     assert document["plan"]["trials"] == script.trials_of(2, 3)
     assert document["plan"]["model"] == "encoder"
-    assert "cores of" in document["machine"]
-    assert "2 threads, no GPU" in document["machine"]
+    assert document["machine"] == "2 cores of a processor, no GPU, 2 threads"
     assert {"python", "torch", "transformers", "optuna", "datasets", "hpsearch"} <= set(document["versions"])
     assert document["runs"] == RUNS
 
