@@ -1,6 +1,7 @@
 """Train a grid of configurations once, then replay search strategies against the table, to choose hpsearch's defaults.
 
-    python benchmarks/tabular.py train --work curves.jsonl --workers 2 --output benchmarks/tabular.csv
+    python benchmarks/tabular.py train --work curves.jsonl --workers 2 --rows 1000 --validation-rows 1000 \\
+        --output benchmarks/tabular.csv
     python benchmarks/tabular.py replay --json benchmarks/tabular_results.json > benchmarks/tabular_results.md
 
 `train` fine-tunes every point of `GRID` through hpsearch's own trainer and keeps the learning curves: F1 on the
@@ -18,8 +19,8 @@ steps, more dimensions or other ranges. A sampler that comes back to a good regi
 learn nothing, where the real space has a new neighbour; the results count these repetitions. They cost as much as any
 trial, as they do in hpsearch.
 
-What its noise means. Each value is one training with one seed, and an F1 near 0.84 on 2,000 rows has a standard error
-of 0.8 points. The rows and the seed are the same for all, so differences are surer than that, but the table's best is
+What its noise means. Each value is one training with one seed, and an F1 near 0.8 on 1,000 rows has a standard error
+of 1.3 points. The rows and the seed are the same for all, so differences are surer than that, but the table's best is
 the luckiest of several good configurations: regret is the distance to that lucky value, not what a user loses on new
 rows, and a regret of some tenths of a point may be none. `unexplained` in the results is a bound on this noise: what
 levels and pairs of levels do not explain. The standard errors are over seeds of the searches on this one table. They
