@@ -41,6 +41,7 @@ from contextlib import contextmanager, suppress
 from datetime import UTC, date, datetime, timedelta
 from functools import wraps
 from importlib.metadata import version
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -314,7 +315,7 @@ class Parts:
         return watched
 
 
-def watch_search(config: Config, storage: BaseStorage) -> tuple[Parts, list[dict[str, float]]]:
+def watch_search(config: Config) -> tuple[Parts, list[dict[str, float]]]:
     """Time the parts of the searches of this process.
 
     Returns:
@@ -324,6 +325,7 @@ def watch_search(config: Config, storage: BaseStorage) -> tuple[Parts, list[dict
     import transformers
 
     from hpsearch import search
+    from hpsearch.storage import SearchStorage
     from hpsearch.trainer import SearchTrainer
 
     parts = Parts()
@@ -333,9 +335,9 @@ def watch_search(config: Config, storage: BaseStorage) -> tuple[Parts, list[dict
     drawing = ("before_trial", "infer_relative_search_space", "sample_relative", "sample_independent", "after_trial")
     parts.watch("sampling", sampler, *drawing)
     parts.watch("pruning", pruner, "prune")
-    methods = [name for name in dir(type(storage)) if name.startswith(("get_", "set_", "create_"))]
+    methods = [name for name in dir(SearchStorage) if name.startswith(("get_", "set_", "create_"))]
     for kind, prefixes in (("storage, reading", "get_"), ("storage, writing", ("set_", "create_"))):
-        parts.watch(kind, type(storage), *(name for name in methods if name.startswith(prefixes)))
+        parts.watch(kind, SearchStorage, *(name for name in methods if name.startswith(prefixes)))
     parts.watch("checkpoints", search, "write_checkpoint", "discard_checkpoints", "worth_keeping")
     parts.watch("counting trials", search, "standing")
     parts.watch("taking evaluations", SearchTrainer, "_report_to_hp_search")
@@ -384,7 +386,7 @@ def run_trials(options: Document, folder: Path) -> Document:
     lock = study_lock(task.config, data=task.data.fingerprint(), model=task.model.fingerprint)
     study = create_or_resume(storage, STUDY, task.config, lock)  # puts the defaults in line, as trial 0
     insert(storage, study._study_id, made_up_trials(config, n_earlier, first=1, values=(0.0, 0.2)))
-    _, trials = watch_search(config, storage)
+    _, trials = watch_search(config)
     run_search(task, storage, StudyPaths.of(url, STUDY), observer=Observer())
     counted = trials[1:]
     names = sorted({name for trial in counted for name in trial} - {"training"})
@@ -405,17 +407,19 @@ def run_share(options: Document, folder: Path) -> Document:
     from hpsearch.study import StudyPaths, open_storage
 
     imported = time.time()
-    task = prepare(search_config(options))
+    rows, trials = options["search_rows"], options["search_trials"]
+    own = {"data.train_rows": rows, "data.validation_rows": rows, "search.trials": trials}
+    task = prepare(search_config(options, **own))
     url = f"sqlite:///{folder}/hpsearch.db"
     storage = open_storage(url, create=True)
     prepared = time.time()
     config = task.config
-    parts, trials = watch_search(config, storage)
+    parts, spans = watch_search(config)
     with observer_for(io.StringIO(), study=STUDY, metric=config.metric, tuned=list(config.space)) as observer:
         study = run_search(task, storage, StudyPaths.of(url, STUDY), observer=observer)
     seconds: dict[str, float] = defaultdict(float)
-    for part in (*trials, parts.take()):
-        for name, value in part.items():
+    for span in (*spans, parts.take()):
+        for name, value in span.items():
             seconds[name] += value
     in_search = sum(seconds.values())
     return {
@@ -430,19 +434,16 @@ def run_share(options: Document, folder: Path) -> Document:
     }
 
 
-def search_config(options: Document) -> Config:
+def search_config(options: Document, **settings: Any) -> Config:
     """Return the configuration of a search on the real reviews."""
     from hpsearch.config import load_config
 
     settings = {
         "model.name": options["model"],
         "data.train": options["train"],
-        "data.validation": options["test"],
         "data.test": options["test"],
-        "data.train_rows": options["rows"],
-        "data.validation_rows": min(2000, options["rows"]),
         "data.keep_overlaps": "false",
-        "search.trials": options["search_trials"],
+        **settings,
     }
     return load_config("nsmc-mbert", [f"{key}={value}" for key, value in settings.items()])
 
@@ -460,7 +461,7 @@ def run_rows(options: Document, folder: Path) -> Document:
     from hpsearch.study import StudyPaths
     from hpsearch.trainer import SearchTrainer, Task
 
-    stages: list[Document] = []
+    stages = [{"stage": "libraries", "seconds": time.time() - options["started"], "peak_mib": _peak_mib()}]
 
     @contextmanager
     def stage(name: str) -> Iterator[None]:
@@ -468,7 +469,14 @@ def run_rows(options: Document, folder: Path) -> Document:
         yield
         stages.append({"stage": name, "seconds": time.perf_counter() - started, "peak_mib": _peak_mib()})
 
-    config = search_config(options)
+    # Files of just so many rows: a longer one is always read to its end.
+    files = {
+        "data.train": first_rows(Path(options["train"]), options["rows"], folder / "train.txt"),
+        "data.validation": first_rows(Path(options["test"]), 2000, folder / "validation.txt"),
+        "data.test": first_rows(Path(options["test"]), 2000, folder / "test.txt"),
+    }
+    every_row = dict.fromkeys(("data.train_rows", "data.validation_rows", "data.test_rows"), "null")
+    config = search_config(options, **files, **every_row)
     paths = StudyPaths.of(f"sqlite:///{folder}/hpsearch.db", STUDY)
     with stage("reading"):
         data = load_search_data(config.data)
@@ -497,6 +505,13 @@ def run_rows(options: Document, folder: Path) -> Document:
         "seconds_a_step": (ends[-1] - ends[0]) / (len(ends) - 1),
         "stages": stages,
     }
+
+
+def first_rows(source: Path, n_rows: int, target: Path) -> Path:
+    """Copy the header and the first rows of a file with one row a line."""
+    with source.open(encoding="utf-8") as lines, target.open("w", encoding="utf-8") as copy:
+        copy.writelines(islice(lines, n_rows + 1))
+    return target
 
 
 def _peak_mib() -> int:
@@ -540,8 +555,8 @@ def measure_rows(options: Document, folder: Path) -> list[Document]:
 
 
 def measure_share(options: Document, folder: Path) -> Document:
-    """Run one search of the default size."""
-    return apart("share", {**options, "rows": options["search_rows"]}, folder)
+    """Run one search."""
+    return apart("share", options, folder)
 
 
 def conditions(_options: Document, _folder: Path) -> Document:
@@ -651,7 +666,7 @@ def plot_rows_seconds(axes: Any, figures: list[Document]) -> None:
 
 def plot_rows_memory(axes: Any, figures: list[Document]) -> None:
     first = [entry for entry in figures if entry["run"] == "first"]
-    for stage in ("reading", "opening the model", "tokens and Trainer", "first steps"):
+    for stage in ("libraries", "reading", "tokens and Trainer", "first steps"):
         axes.plot(*_points(first, stage, "peak_mib"), marker="o", label=f"after {stage}")
     axes.set(title="Peak memory", xlabel="training rows", ylabel="process, MiB", xscale="log", ylim=(0, None))
     _plain_numbers(axes)

@@ -22,6 +22,8 @@ packing        BERT's family on texts without padding
 vocabulary     the rows of the embedding that texts use; `dropout` has masks that are cheap to draw
 scores         the metrics as an `evaluate` module; `metrics` has the arithmetic
 bootstrap      how sure a difference is
+evidence       what was found out about a study, as records kept with it
+storage        Optuna's databases, read and written faster
 folders        folders that appear whole
 config, space  what is searched
 errors         what can go wrong

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from hpsearch.evidence import Interval
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -17,15 +18,6 @@ if TYPE_CHECKING:
 
 N_RESAMPLES = 10_000
 _RESAMPLES_AT_ONCE = 1_000  # bounds the memory of the arrays below
-
-
-@dataclass(frozen=True, slots=True)
-class Interval:
-    """A difference with its 95 % interval."""
-
-    mean: float
-    low: float
-    high: float
 
 
 def paired_difference(

@@ -185,10 +185,10 @@ def list_(storage_url: str, as_json: bool) -> None:
     import optuna
 
     from hpsearch import report
-    from hpsearch.study import open_storage
+    from hpsearch.study import open_for_reading
 
     _prepare_process()
-    storage = open_storage(storage_url, create=False)
+    storage = open_for_reading(storage_url)
     names = optuna.study.get_all_study_names(storage)
     studies = report.studies_document(optuna.load_study(study_name=name, storage=storage) for name in names)
     _print(studies if as_json else report.studies_text(studies, _width()))
@@ -209,10 +209,10 @@ def show(study: str | None, storage_url: str, as_json: bool, as_csv: bool) -> No
     if as_json and as_csv:
         raise UsageError("show: expected one of --json and --csv, got both")
     from hpsearch import report
-    from hpsearch.study import load_study, open_storage
+    from hpsearch.study import load_study, open_for_reading
 
     _prepare_process()
-    document = report.study_document(load_study(open_storage(storage_url, create=False), study))
+    document = report.study_document(load_study(open_for_reading(storage_url), study))
     if as_csv:
         click.echo(report.study_csv(document), nl=False)
     else:

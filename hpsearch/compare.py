@@ -17,10 +17,11 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 from sklearn.pipeline import make_pipeline
 
-from hpsearch.bootstrap import Interval, paired_difference
+from hpsearch.bootstrap import paired_difference
 from hpsearch.checkpoints import model_of
 from hpsearch.config import digest
 from hpsearch.data import load_test
+from hpsearch.evidence import Interval
 from hpsearch.metrics import METRICS, accuracy, confusion_matrix, f1
 from hpsearch.search import products_of, search_data_of
 from hpsearch.study import best_trial, stored_config

@@ -1,7 +1,8 @@
 """Results as text and as JSON documents: pure functions that return what the command line prints.
 
-The keys of the documents are a contract with scripts. Tables are laid out by rich, which knows that Hangul is two cells
-wide; symbols of our own are ASCII, because `+-` and `-` have one width everywhere.
+The keys of the documents are a contract with scripts. Tables count in terminal cells, of which Hangul takes two a
+syllable, as rich knows; symbols of our own are ASCII, because `+-` and `-` have one width everywhere. They are laid out
+here, because rich's own tables take half a second for a thousand trials (`benchmarks/README.md`).
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import csv
 import io
 import math
 import statistics
+from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
 from optuna.trial import TrialState
-from rich import box
+from rich.cells import cell_len
 from rich.console import Console
-from rich.table import Table
 from rich.text import Text
 
 from hpsearch.study import best_trial, standing
@@ -159,13 +160,13 @@ def studies_text(documents: Sequence[Document], width: int) -> str:
     """Return a table of studies."""
     if not documents:
         return "no studies yet; start one with `hpsearch run`\n"
-    table = _table("study", "metric", "best", "trial", "complete", "pruned", "failed", "last active")
+    table = _Table("study", "metric", "best", "trial", "complete", "pruned", "failed", "last active")
     for entry in documents:
         best = entry["best"] or {"value": None, "number": None}
         counts = (entry[name] for name in ("n_complete", "n_pruned", "n_failed"))
         row = (entry["study"], entry["metric"], best["value"], best["number"], *counts, entry["last_active"])
-        table.add_row(*map(_cell, row))
-    return _render(table, width)
+        table.add_row(*row)
+    return table.text(width)
 
 
 def study_text(document: Document, width: int) -> str:
@@ -178,15 +179,15 @@ def study_text(document: Document, width: int) -> str:
     if best := document["best"]:
         value = f"{_clean(document['metric'])} {best['value']:.4f}"
         lines.append(f"best  trial {best['number']}   {value}   {_clean(_params(best['params']))}")
-    table = _table("#", "state", document["metric"], "at", "time", "hyperparameters or reason")
+    table = _Table("#", "state", document["metric"], "at", "time", "hyperparameters or reason")
     for trial in document["trials"]:
         attrs = trial["attrs"]
         at = f"{attrs['best_step']}" if "best_step" in attrs else str(len(trial["intermediate_values"]) or "-")
         seconds = "-" if trial["duration_s"] is None else f"{trial['duration_s']:.0f} s"
         role = "defaults: " if attrs.get("role") == "defaults" else ""
         what = attrs["failure"] if trial["state"] == "failed" and "failure" in attrs else _params(trial["params"])
-        table.add_row(*map(_cell, (trial["number"], trial["state"], trial["value"], at, seconds, role + what)))
-    return "\n".join([*lines, "", _render(table, width)])
+        table.add_row(trial["number"], trial["state"], trial["value"], at, seconds, role + what)
+    return "\n".join([*lines, "", table.text(width)])
 
 
 def study_csv(document: Document) -> str:
@@ -205,19 +206,19 @@ def study_csv(document: Document) -> str:
 
 def comparison_text(comparison: Comparison, width: int) -> str:
     """Return both sides per seed, the linear baseline, the difference and the verdict."""
-    table = _table("", *(f"seed {seed}" for seed in comparison.seeds), "mean", "sd")
+    table = _Table("", *(f"seed {seed}" for seed in comparison.seeds), "mean", "sd")
     for name, side in (("defaults", comparison.default), (f"tuned (trial {comparison.trial})", comparison.tuned)):
         for metric, values in (("F1", side.f1), ("accuracy", side.accuracy)):
             spread = statistics.stdev(values) if len(values) > 1 else None
-            table.add_row(f"{name} {metric}", *map(_cell, (*values, statistics.fmean(values), spread)))
+            table.add_row(f"{name} {metric}", *values, statistics.fmean(values), spread)
     for metric, key in (("F1", "f1"), ("accuracy", "accuracy")):
         blanks = [""] * len(comparison.seeds)
-        table.add_row(f"TF-IDF + logistic regression {metric}", *blanks, _cell(comparison.linear[key]), "")
+        table.add_row(f"TF-IDF + logistic regression {metric}", *blanks, comparison.linear[key], "")
     tuned, default = (_params(side.params) for side in (comparison.tuned, comparison.default))
     interval = comparison.difference
     return (
         f"study {comparison.study}: {comparison.test_rows:,} sealed test rows, {len(comparison.seeds)} seeds\n"
-        f"defaults  {default}\ntuned     {tuned}\n\n{_render(table, width)}\n"
+        f"defaults  {default}\ntuned     {tuned}\n\n{table.text(width)}\n"
         f"tuned - defaults  {comparison.metric} {interval.mean:+.4f}, 95 % interval {interval.low:+.4f} to "
         f"{interval.high:+.4f} (paired bootstrap over test rows and seeds)\n"
         f"verdict: {comparison.verdict}\n"
@@ -241,15 +242,15 @@ def baseline_text(result: BaselineResult, width: int) -> str:
         f"{result.padded_width_train} tokens (test {result.padded_width_test})\n"
     ]
     if result.train_losses:
-        table = _table("step", "training loss")
+        table = _Table("step", "training loss")
         for step, loss in result.train_losses:
-            table.add_row(str(step), _cell(loss))
-        parts.append(_render(table, width))
+            table.add_row(step, loss)
+        parts.append(table.text(width))
     if result.epoch_rows:
-        table = _table("epoch", "loss", "accuracy", "F1")
+        table = _Table("epoch", "loss", "accuracy", "F1")
         for row in result.epoch_rows:
-            table.add_row(str(row.epoch), *map(_cell, (row.loss, row.accuracy, row.f1)))
-        parts.append(_render(table, width))
+            table.add_row(row.epoch, row.loss, row.accuracy, row.f1)
+        parts.append(table.text(width))
     parts.append(
         f"mean training loss {result.mean_train_loss:.4f}\n"
         f"on {result.test_rows:,} test rows: loss {result.loss:.4f}, accuracy {result.accuracy:.4f}, "
@@ -260,13 +261,13 @@ def baseline_text(result: BaselineResult, width: int) -> str:
 
 def inspection_text(document: Document, width: int) -> str:
     """Return what `inspect` found, as tables."""
-    table = _table("", "sampled", "blank", "dropped", "rows", "duplicates", "tokens min/median/p95/max", "cut", "[UNK]")
+    table = _Table("", "sampled", "blank", "dropped", "rows", "duplicates", "tokens min/median/p95/max", "cut", "[UNK]")
     for name, split in document["splits"].items():
         tokens = split["tokens"]
         lengths = f"{tokens['min']} / {tokens['median']:g} / {tokens['p95']:g} / {tokens['max']}"
         counts = (split[key] for key in ("sampled", "blank", "dropped_overlaps", "rows", "duplicates"))
-        table.add_row(name, *map(_cell, (*counts, lengths, split["cut"])), f"{split['unknown_share']:.2%}")
-    labels = _table("", *document["labels"])
+        table.add_row(name, *counts, lengths, split["cut"], f"{split['unknown_share']:.2%}")
+    labels = _Table("", *document["labels"])
     for name, split in document["splits"].items():
         shares = [f"{n:,} ({n / split['rows']:.1%})" for n in split["label_counts"].values()]
         labels.add_row(name, *shares)
@@ -275,7 +276,7 @@ def inspection_text(document: Document, width: int) -> str:
     return (
         f"{_clean(document['source'])}, fingerprint {document['fingerprint']}, "
         f"inputs of up to {document['max_length']} tokens\n\n"
-        f"{_render(table, width)}\n{_render(labels, width)}\n"
+        f"{table.text(width)}\n{labels.text(width)}\n"
         f"texts that also stand in another split: {overlaps}\n\n"
         f"first training row ({example['row']}), label {_clean(example['label'])}\n"
         f"  text    {_clean(example['text'])}\n  tokens  {_clean(' '.join(example['tokens']))}\n"
@@ -300,33 +301,66 @@ def next_steps(study: str) -> str:
     )
 
 
-_RULED = box.Box("    \n    \n -- \n    \n    \n -- \n    \n    \n", ascii=True)
-"""Rich's SIMPLE box: a rule under the header, of hyphens."""
+class _Table:
+    """Rows under a header and a rule."""
+
+    GAP = "   "
+    NARROWEST = 2  # cells of a column: one wide character
+
+    def __init__(self, *columns: str) -> None:
+        self._rows = [[_clean(column) for column in columns]]
+        self._left = [i == 0 or name == "state" or name.startswith("hyperparameters") for i, name in enumerate(columns)]
+
+    def add_row(self, *cells: object) -> None:
+        self._rows.append([_cell(cell) for cell in cells])
+
+    def text(self, width: int) -> str:
+        """Return the lines. Where they do not fit, the widest column gives way, and its texts are folded."""
+        lengths = [[_length(cell) for cell in row] for row in self._rows]
+        widths = [max(column) for column in zip(*lengths, strict=True)]
+        gaps = len(self.GAP) * (len(widths) - 1)
+        last = len(widths) - 1
+        while sum(widths) + gaps > width and max(widths) > self.NARROWEST:
+            # The columns at the ends have a gap on one side only, and keep a cell more than others.
+            widths[max(range(last, -1, -1), key=lambda i: widths[i] - (i in (0, last)))] -= 1
+        header, *rows = (self._lines(row, widths) for row in self._rows)
+        rule = "-" * (sum(widths) + gaps)
+        return "\n".join(line for lines in (header, [rule], *rows) for line in lines) + "\n"
+
+    def _lines(self, row: list[str], widths: list[int]) -> list[str]:
+        folded = [_fold(cell, width) for cell, width in zip(row, widths, strict=True)]
+        height = max(map(len, folded))
+        if row is self._rows[0]:  # a header stands on its rule
+            folded = [[""] * (height - len(lines)) + lines for lines in folded]
+        return [
+            self.GAP.join(map(_pad, line, widths, self._left)).rstrip() for line in zip_longest(*folded, fillvalue="")
+        ]
 
 
-def _table(*columns: str) -> Table:
-    table = Table(box=_RULED, show_edge=False, pad_edge=False, header_style="bold")
-    for i, column in enumerate(columns):
-        words = i == 0 or column == "state" or column.startswith("hyperparameters")
-        # As Text, because a string's [brackets] would be read as markup; folded, because the other way to fit ends in a
-        # sign that is not ASCII.
-        table.add_column(Text(_clean(column)), overflow="fold", justify="left" if words else "right")
-    return table
+def _pad(text: str, width: int, left: bool) -> str:  # noqa: FBT001  mapped
+    blank = " " * (width - _length(text))
+    return text + blank if left else blank + text
 
 
-def _render(table: Table, width: int) -> str:
-    out = io.StringIO()
-    console = Console(
-        file=out, width=width, color_system=None, force_terminal=False, safe_box=True, legacy_windows=False
-    )
-    console.print(table)
-    return "\n".join(line.rstrip() for line in out.getvalue().splitlines()).strip("\n") + "\n"
+def _fold(text: str, width: int) -> list[str]:
+    """Return a text in lines, broken between words, or within one that is longer than a line."""
+    if _length(text) <= width:
+        return [text]
+    return [line.plain for line in Text(text).wrap(_CONSOLE, width, overflow="fold")]
 
 
-def _cell(value: object) -> Text:
+def _length(text: str) -> int:
+    """Return the terminal cells of a text."""
+    return len(text) if text.isascii() else cell_len(text)
+
+
+_CONSOLE = Console(file=io.StringIO(), color_system=None)
+
+
+def _cell(value: object) -> str:
     if value is None:
-        return Text("-")
-    return Text(f"{value:.4f}" if isinstance(value, float) else _clean(str(value)))
+        return "-"
+    return f"{value:.4f}" if isinstance(value, float) else _clean(str(value))
 
 
 def _params(params: dict[str, Any]) -> str:
@@ -337,4 +371,4 @@ def _params(params: dict[str, Any]) -> str:
 
 def _clean(text: str) -> str:
     """Return text from outside without characters that could steer a terminal."""
-    return "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)
+    return text if text.isprintable() else "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)

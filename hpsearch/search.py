@@ -215,6 +215,7 @@ class SeededByTrial(optuna.samplers.BaseSampler):
         self._make = make
         self._seed = seed
         self._sampler = make(seed)
+        self._infers = make(seed)
 
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's sampler."""
@@ -230,7 +231,9 @@ class SeededByTrial(optuna.samplers.BaseSampler):
 
     def infer_relative_search_space(self, study: optuna.Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
         """Return what is drawn together."""
-        return self._sampler.infer_relative_search_space(study, trial)
+        # One sampler for all trials, which draws nothing: it goes through the trials that are new to it, and not
+        # through all of them each time.
+        return self._infers.infer_relative_search_space(study, trial)
 
     def sample_relative(
         self, study: optuna.Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]

@@ -11,27 +11,28 @@ import json
 import re
 import secrets
 import sqlite3
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-import sqlalchemy
 from filelock import FileLock, Timeout
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
-from sqlalchemy.engine import URL, make_url
-from sqlalchemy.exc import ArgumentError, NoSuchModuleError, SQLAlchemyError
 
-from hpsearch.config import Config, build_config
 from hpsearch.errors import StudyError, UsageError
 from hpsearch.observer import Standing
+from hpsearch.storage import ReadOnlyStorage, SearchStorage
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
+    from sqlalchemy.engine import URL
+
+    from hpsearch.config import Config
 
 DEFAULT_STORAGE = "sqlite:///studies/hpsearch.db"
 _LONGEST_NAME = 255  # bytes
@@ -122,6 +123,19 @@ def redact(url: str) -> str:
     return re.sub(secret, r"\1***", url)
 
 
+def open_for_reading(url: str) -> BaseStorage:
+    """Open a storage for reading: an SQLite file without SQLAlchemy, which takes longer to load than the rest.
+
+    Raises:
+        UsageError: If the URL cannot be read, or names a file that is not there or is no database.
+        StudyError: If the database does not answer.
+    """
+    file = re.fullmatch(r"sqlite:///([^?]+)", url)  # what else a URL may say is left to SQLAlchemy
+    if file and ReadOnlyStorage.can_read(Path(file[1])):
+        return ReadOnlyStorage(Path(file[1]))
+    return open_storage(url, create=False)
+
+
 def open_storage(url: str, *, create: bool) -> BaseStorage:
     """Open a storage for reading and writing.
 
@@ -155,7 +169,9 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
         # Two processes that create the tables at once crash, so there is one creator.
         with FileLock(f"{database}.lock"):
             if not database.exists() or not database.stat().st_size:
-                engine = sqlalchemy.create_engine(parsed)
+                from sqlalchemy import create_engine
+
+                engine = create_engine(parsed)
                 with engine.connect() as connection:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # a property of the file, kept from here on
                 engine.dispose()
@@ -167,6 +183,8 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
 
 
 def _open(url: str, engine_kwargs: dict[str, Any]) -> BaseStorage:
+    from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
+
     try:
         return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs))
     except (ImportError, NoSuchModuleError) as error:
@@ -177,6 +195,9 @@ def _open(url: str, engine_kwargs: dict[str, Any]) -> BaseStorage:
 
 
 def _parse_url(url: str) -> URL:
+    from sqlalchemy.engine import make_url
+    from sqlalchemy.exc import ArgumentError
+
     try:
         return make_url(url)
     except (ArgumentError, ValueError) as error:  # the latter for a port that is no number
@@ -277,10 +298,14 @@ def study_lock(config: Config, *, data: str, model: str) -> dict[str, Any]:
 def create_or_resume(storage: BaseStorage, name: str, config: Config, lock: dict[str, Any]) -> optuna.Study:
     """Return the study of that name, new with the defaults as its first trial, or resumed.
 
+    Call it while holding the run lock: the study's storage takes it that trials finish only through it.
+
     Raises:
         UsageError: If a study of that name was started with something else; with every difference.
     """
-    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
+    study = optuna.create_study(
+        storage=SearchStorage.over(storage), study_name=name, direction="maximize", load_if_exists=True
+    )
     stored = study.user_attrs.get(_LOCK_ATTRIBUTE)
     if stored is None:
         theirs = study.directions != [StudyDirection.MAXIMIZE]
@@ -346,9 +371,12 @@ def mend(study: optuna.Study, config: Config) -> list[int]:
     orphans = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
     for trial in orphans:
         optuna.trial.Trial(study, trial._trial_id).set_user_attr("failure", _DIED)
-    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING, TrialState.FAIL)):
-        if trial.user_attrs.get("failure") in (_DIED, _INTERRUPTED):
-            _requeue(study, trial)  # before it is closed: killed in between, the next run comes here again
+    trials = study.get_trials(deepcopy=False)
+    retried = {trial.user_attrs.get("retry_of") for trial in trials}
+    for trial in trials:
+        open_or_failed = trial.state in (TrialState.RUNNING, TrialState.FAIL)
+        if open_or_failed and trial.user_attrs.get("failure") in (_DIED, _INTERRUPTED) and trial.number not in retried:
+            _requeue(study, trial, trials)  # before it is closed: killed in between, the next run comes here again
     for trial in orphans:
         study.tell(trial.number, state=TrialState.FAIL)
     mine = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("role") == "defaults"]
@@ -363,11 +391,8 @@ def mend(study: optuna.Study, config: Config) -> list[int]:
     return [trial.number for trial in orphans]
 
 
-def _requeue(study: optuna.Study, trial: FrozenTrial) -> None:
-    """Put a trial's parameters in line again, once, in the trial's own role, unless they end every process."""
-    trials = study.get_trials(deepcopy=False)
-    if any(other.user_attrs.get("retry_of") == trial.number for other in trials):
-        return
+def _requeue(study: optuna.Study, trial: FrozenTrial, trials: list[FrozenTrial]) -> None:
+    """Put a trial's parameters in line again, in the trial's own role, unless they end every process."""
     deaths = 0
     ancestor: int | None = trial.number
     while ancestor is not None:
@@ -412,6 +437,8 @@ def stored_config(study: optuna.Study) -> Config:
     Raises:
         UsageError: If hpsearch did not start it.
     """
+    from hpsearch.config import build_config
+
     tree = study.user_attrs.get(_CONFIG_ATTRIBUTE)
     if not isinstance(tree, dict):
         raise UsageError(f"study {study.study_name!r}: expected a study started by hpsearch, got one without a config")
@@ -437,7 +464,7 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
 def standing(study: optuna.Study, n_trials: int) -> Standing:
     """Return where a study stands on the way to `n_trials` finished trials."""
     trials = study.get_trials(deepcopy=False)
-    counts = {state: sum(trial.state == state for trial in trials) for state in TrialState}
+    counts = Counter(trial.state for trial in trials)
     # Of another kind of study in the same storage, no trial is called best.
     ours = study.directions == [StudyDirection.MAXIMIZE]
     complete = [trial for trial in trials if ours and trial.state == TrialState.COMPLETE]

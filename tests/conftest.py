@@ -11,13 +11,16 @@ os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line does: a b
 
 import csv
 import random
+import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
+
+    from playwright.sync_api import Browser
 
     from hpsearch.config import Config
 
@@ -52,6 +55,24 @@ def shared() -> Path:
             pytest.fail(f"CI needs {SHARED}")
         pytest.skip(f"needs the developers' folder {SHARED.name}/ beside the checkout: real reviews and models")
     return SHARED
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Browser]:
+    """Return a headless Chromium, Debian's; CI must have it."""
+    from playwright.sync_api import sync_playwright
+
+    chromium = shutil.which("chromium")
+    if chromium is None:
+        if os.environ.get("CI"):
+            pytest.fail("CI needs chromium")
+        pytest.skip("needs chromium (apt-get install chromium)")
+    with sync_playwright() as playwright:
+        # As root there is no sandbox; without the others it looks up hosts of its own at every start.
+        flags = ["--no-sandbox", "--disable-gpu", "--disable-background-networking", "--disable-component-update"]
+        started = playwright.chromium.launch(executable_path=chromium, args=flags)
+        yield started
+        started.close()
 
 
 @pytest.fixture(scope="session")

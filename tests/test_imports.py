@@ -79,7 +79,8 @@ def test_studies_are_read_without_the_libraries_of_training(storage_url: str, co
     output, loaded = _run(_COMMAND, *command.split(), "--storage", storage_url)
     assert "0.8125" in output
     assert "optuna" in loaded
-    assert loaded & _TRAINING == set()
+    # The database layer alone takes longer to load than the rest, and a configuration is not needed.
+    assert loaded & (_TRAINING | {"sqlalchemy", "alembic", "pydantic", "ruamel"}) == set()
 
 
 def test_a_configuration_is_checked_without_the_libraries_of_training() -> None:

@@ -256,6 +256,25 @@ def test_no_line_of_a_table_is_wider_than_the_terminal(width: int) -> None:
     assert "num_train_epochs10" in shown
 
 
+def test_the_widest_column_gives_way_first(document: report.Document) -> None:
+    wide, narrow = (report.study_text(document, width).split("\n\n", 1)[1].splitlines() for width in (120, 80))
+    start = wide[0].index("hyperparameters")
+    assert len(narrow[1]) == 80
+    starts = [line[:start].rstrip() for line in narrow if line[:1].isdigit()]
+    assert starts == [line[:start].rstrip() for line in wide[2:]], "other columns are as wide as before"
+    assert narrow[2:5] == [
+        "0   complete   0.8100    2   60 s   defaults: learning_rate 5e-05",
+        f"{'':{start}}num_train_epochs 10  lr_scheduler_type",
+        f"{'':{start}}linear",
+    ]
+
+
+def test_a_folded_header_stands_on_its_rule(document: report.Document) -> None:
+    above, header, rule, *_ = report.study_text(document, 52).split("\n\n", 1)[1].splitlines()
+    assert (above.split(), header.split()) == (["hyperparameters"], ["#", "state", "f1", "at", "time", "or", "reason"])
+    assert rule == "-" * 52
+
+
 @pytest.mark.parametrize("name", ["영화평", "\u1112\u1161\u11ab\u1100\u1173\u11af", "映画", "reviews"])
 def test_columns_stand_under_each_other_whatever_the_script(name: str) -> None:
     documents = report.studies_document([_finished(), _study(_complete(0.5, _PARAMS, {1: 0.5}), name=name)])
