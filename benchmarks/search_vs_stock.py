@@ -12,16 +12,18 @@ own. Repeat 1 runs both with seed 42, repeat 2 with 43, and so on; they take tur
 Both get the environment as it is. `hpsearch run` itself sets GOMP_SPINCOUNT=3000, which a busy machine thanks it for:
 use an idle one, or set it for both.
 
-What is timed begins after a program's imports and ends when its search returns. In hpsearch: checking the
-configuration, reading the file, opening the model, opening the study, tokenising, choosing the products, trials with
-their checkpoints, and the table that `run` prints. In stock: reading the file, tokenising, making the Trainer, trials
-with their checkpoints. The seconds before Optuna starts the first trial are also given alone. In neither: making the
-study and enqueuing the trials. No run finds token ids of another one.
+What is timed begins after a program's imports and ends when its search returns. In hpsearch: starting its workers, who
+load the libraries anew, checking the configuration, reading the file, opening the model, opening the study, tokenising,
+choosing the products, trials with their checkpoints, and the table that `run` prints. In stock: reading the file,
+tokenising, making the Trainer, trials with their checkpoints. The seconds before Optuna starts the first trial are also
+given alone. In neither: making the study and enqueuing the trials. No run finds token ids of another one. Seconds a
+trial are all seconds by the number of trials: hpsearch runs as many at once as `--workers auto` makes it.
 
-`ratio` is the median over the repeats of stock's seconds by hpsearch's. Peak memory is the most that the process had
-resident, imports included (Linux, VmHWM), and on a GPU also the most that torch had allocated there. Written is what
-went through write calls in the timed part, also of children that were waited for (wchar: the few kB printed are in it,
-and what the page cache takes); kept is the size of the files at the end. The table shows medians.
+`ratio` is the median over the repeats of stock's seconds by hpsearch's. Peak memory is the most that the process and
+all that it started had resident at once, looked at once a second, imports included; pages that several share, such as
+those of libraries, count for each. On a GPU also the most that torch had allocated there, in one process. Written is
+what went through write calls in the timed part (the few kB printed are in it, and what the page cache takes); kept is
+the size of the files at the end. The table shows medians.
 
 F1 is judged over pairs: the value (best evaluation) of the same trial from the same seed by both programs. The mean of
 hpsearch - stock is set against its standard error, the pairs' standard deviation by the root of their number; within
@@ -46,16 +48,19 @@ import statistics
 import subprocess
 import sys
 import tempfile
+import threading
 import time
+from contextlib import suppress
 from dataclasses import asdict, dataclass
 from datetime import date
 from importlib import import_module
 from importlib.metadata import version
 from itertools import chain, pairwise
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Self
 
 import click
+import psutil
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Sequence
@@ -237,10 +242,53 @@ def _run_step(program: str, plan: Plan, folder: str) -> Run:
 
 
 def _timed(work: Callable[[], object]) -> Run:
-    started, written, clock = time.time(), int(_proc_value("io", "wchar")), time.perf_counter()
-    work()
-    seconds = time.perf_counter() - clock
-    return {"started": started, "seconds": seconds, "written_mib": (int(_proc_value("io", "wchar")) - written) // 2**20}
+    started = time.time()
+    with _Watched() as watched:
+        clock = time.perf_counter()
+        work()
+        seconds = time.perf_counter() - clock
+    return {
+        "started": started,
+        "seconds": seconds,
+        "written_mib": watched.written // 2**20,
+        "peak_mib": watched.peak // 2**20,
+    }
+
+
+class _Watched:
+    """This process and all it starts, looked at once a second: pages that they share count for each."""
+
+    def __enter__(self) -> Self:
+        self.peak = 0
+        """The most memory at once, in bytes."""
+        self._written: dict[int, int] = {}
+        self._before = psutil.Process().io_counters().write_chars
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._watch)
+        self._thread.start()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self._done.set()
+        self._thread.join()
+        self._look()
+
+    @property
+    def written(self) -> int:
+        """Bytes written, to files and pipes."""
+        return sum(self._written.values()) - self._before
+
+    def _watch(self) -> None:
+        while not self._done.wait(1.0):
+            self._look()
+
+    def _look(self) -> None:
+        memory, me = 0, psutil.Process()
+        for process in (me, *me.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess, psutil.AccessDenied):
+                memory += process.memory_info().rss
+                self._written[process.pid] = process.io_counters().write_chars
+        self.peak = max(self.peak, memory)
 
 
 def _figures(study: optuna.Study, started: float, folder: Path) -> Run:
@@ -254,7 +302,6 @@ def _figures(study: optuna.Study, started: float, folder: Path) -> Run:
         "seconds_before_first_trial": min(t.datetime_start.timestamp() for t in trials if t.datetime_start) - started,
         "f1": [max(trial.intermediate_values.values(), default=None) for trial in trials],
         "states": [trial.state.name.lower() for trial in trials],
-        "peak_mib": int(_proc_value("status", "VmHWM").split()[0]) // 2**10,
         **({"device_mib": torch.cuda.max_memory_allocated() // 2**20} if cuda else {}),
         "kept_mib": sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) // 2**20,
         "machine": machine(),
@@ -264,11 +311,6 @@ def _figures(study: optuna.Study, started: float, folder: Path) -> Run:
 def _rows_hash(splits: Iterable[tuple[Iterable[str], Iterable[int]]]) -> str:
     rows = [[list(texts), [int(label) for label in labels]] for texts, labels in splits]
     return hashlib.sha256(json.dumps(rows).encode()).hexdigest()
-
-
-def _proc_value(name: str, key: str) -> str:
-    lines = Path("/proc/self", name).read_text(encoding="utf-8").splitlines()
-    return dict(line.split(":", 1) for line in lines)[key].strip()
 
 
 # --- Judging ----------------------------------------------------------------------------------------------------------

@@ -11,6 +11,7 @@ export         best trial -> model folder, checked in a fresh process
 compare        defaults against tuned on the sealed test rows
 baseline       the tutorial's own two training systems
 audit          what there is to know about the data before a search
+workers        a search by several processes of one machine
 search         trials of a study until enough are finished
 checkpoints    weights of the best trials on disk
 study          where studies are kept, when they may be resumed
@@ -23,7 +24,8 @@ vocabulary     the rows of the embedding that texts use; `dropout` has masks tha
 scores         the metrics as an `evaluate` module; `metrics` has the arithmetic
 bootstrap      how sure a difference is
 evidence       what was found out about a study, as records kept with it
-storage        Optuna's databases, read and written faster
+storage        Optuna's storage for processes that run trials; `reading` reads studies sooner
+owner          who runs a trial, and whether it still does
 folders        folders that appear whole
 config, space  what is searched
 errors         what can go wrong

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import functools
 import json
 import logging
 import os
@@ -15,6 +16,7 @@ import re
 import shutil
 import signal
 import sys
+from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -31,6 +33,7 @@ DEFAULT_CONFIG = "nsmc-mbert"
 _STORAGE = "sqlite:///studies/hpsearch.db"
 _INTERRUPTED = 130  # as shells report a process ended by SIGINT
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
+_MOST_WORKERS = 256
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
 
 
@@ -71,6 +74,19 @@ class _Duration(click.ParamType[float]):
         if not seconds or "".join(number + unit for number, unit in parts) != value:
             self.fail(f"expected a time such as 90m, 1h30m or 45s, got {value!r}", param, ctx)
         return float(seconds)
+
+
+class _Workers(click.ParamType[int | None]):
+    """A number of processes, or `auto`, which is None."""
+
+    name = "workers"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> int | None:
+        if value == "auto" or value is None:
+            return None
+        if not str(value).isdecimal() or not 1 <= int(value) <= _MOST_WORKERS:
+            self.fail(f"expected auto or a number from 1 to {_MOST_WORKERS}, got {value!r}", param, ctx)
+        return int(value)
 
 
 # --- Options that several commands share
@@ -122,6 +138,17 @@ def cli() -> None:
 @click.option("--trials", type=click.IntRange(min=1), help="Finished trials the study shall come to, over restarts.")
 @click.option("--timeout", "timeout_s", type=_Duration(), help="Start no trial after this time, such as 90m.")
 @click.option("--study", metavar="NAME", help="The study's name.  [default: the configuration's]")
+@click.option(
+    "--workers",
+    "n_workers",
+    type=_Workers(),
+    default="auto",
+    show_default=True,
+    envvar="HPSEARCH_WORKERS",
+    metavar="N|auto",
+    help="Processes that run trials side by side; auto: one per GPU, else by cores and memory, up to 4.",
+)
+@click.option("--workers-per-gpu", type=click.IntRange(1, 32), default=1, show_default=True, help="That share a GPU.")
 @_storage_option
 def run(
     config_name: str | None,
@@ -129,18 +156,21 @@ def run(
     trials: int | None,
     timeout_s: float | None,
     study: str | None,
+    n_workers: int | None,
+    workers_per_gpu: int,
     storage_url: str,
 ) -> None:
     """Search: train trials until the study has enough finished ones.
 
-    Running it again goes on with the same study. A study that was started with other data, another model or another
-    space is refused.
+    Running it again goes on with the same study, and running it elsewhere at the same time helps. A study that was
+    started with other data, another model or another space is refused.
 
     \b
     Example:
         hpsearch run --config quickstart --trials 20
         hpsearch run --trials 40 --timeout 90m --study long --set search.seed=7
-    """
+        hpsearch run --workers 4 --storage postgresql+psycopg://host/db
+    """  # fmt: skip
     from hpsearch.study import StudyPaths, open_storage
 
     config = _config_of_run(config_name, overrides, trials, study, storage_url)
@@ -148,27 +178,39 @@ def run(
     paths = StudyPaths.of(storage_url, name)
 
     _prepare_process()
+    if n_workers != 1:
+        _prepare_workers()
     from hpsearch import report
     from hpsearch.progress import observer_for
     from hpsearch.search import check, prepare, run_search
+    from hpsearch.study import load_study
+    from hpsearch.workers import place, resources, run_workers
 
     with _shown_wait("reading the data and loading the model"):
         task = prepare(config)
     storage = open_storage(storage_url, create=True)
     check(task, storage, paths)
     _log_to(paths.log)
+    here = resources(os.environ.get("CUDA_VISIBLE_DEVICES"))
+    weights = task.model.weight_bytes(task.data.label_names)
+    placement = place(n_workers, here, per_gpu=workers_per_gpu, n_trials=config.search.trials, weights=weights)
     with (
         _stop_signals() as stop_requested,
         observer_for(sys.stderr, study=name, metric=config.metric, tuned=list(config.space)) as observer,
     ):
         try:
-            result = run_search(
-                task, storage, paths, observer=observer, timeout_s=timeout_s, stop_requested=stop_requested
-            )
+            if len(placement.devices) == 1:
+                run_search(task, storage, paths, observer=observer, timeout_s=timeout_s, stop_requested=stop_requested)
+            else:
+                run_workers(
+                    task, storage, storage_url, paths, placement,
+                    observer=observer, set_up=functools.partial(_set_up_worker, paths.log), timeout_s=timeout_s,
+                    stop_requested=stop_requested,
+                )  # fmt: skip
         except KeyboardInterrupt:
             observer.note("stopped; every finished trial is kept, and the same command goes on")
             sys.exit(_INTERRUPTED)
-    click.echo(report.study_text(report.study_document(result), _width()), nl=False)
+    click.echo(report.study_text(report.study_document(load_study(storage, name)), _width()), nl=False)
     click.echo(report.next_steps(name), nl=False, err=True)
 
 
@@ -459,6 +501,18 @@ def _prepare_process() -> None:
         logger.propagate = True
 
 
+def _prepare_workers() -> None:
+    """Have the process from which workers are forked load the libraries, while this one does the same."""
+    forkserver.set_forkserver_preload(["hpsearch.workers"])
+    forkserver.ensure_running()
+
+
+def _set_up_worker(log: Path) -> None:
+    """Set up the process of a worker: what it logs goes to the study's log."""
+    _prepare_process()
+    _log_to(log)
+
+
 def _keep_freed_memory() -> None:
     """Let glibc keep the memory that is freed, for the next training step, rather than return it to the system.
 
@@ -485,7 +539,7 @@ def _log_to(path: Path) -> None:
 
 @contextlib.contextmanager
 def _stop_signals() -> Iterator[Callable[[], bool]]:
-    """Turn the first SIGINT or SIGTERM into a request to stop; a second one ends the process at once."""
+    """Turn the first SIGINT, SIGTERM or SIGHUP into a request to stop; a second one ends the process at once."""
     received: list[int] = []
 
     def receive(number: int, _frame: Any) -> None:
@@ -493,7 +547,10 @@ def _stop_signals() -> Iterator[Callable[[], bool]]:
         # A second SIGINT raises KeyboardInterrupt wherever the process is, so that the terminal is put in order.
         signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)
 
-    previous = {number: signal.signal(number, receive) for number in (signal.SIGINT, signal.SIGTERM)}
+    numbers = [signal.SIGINT, signal.SIGTERM]
+    if signal.getsignal(signal.SIGHUP) != signal.SIG_IGN:  # as it is under nohup, where the terminal's end is no reason
+        numbers.append(signal.SIGHUP)
+    previous = {number: signal.signal(number, receive) for number in numbers}
     try:
         yield lambda: bool(received)
     finally:

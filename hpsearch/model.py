@@ -80,6 +80,11 @@ class ModelSource:
         config = self._config_of(label_names, dropouts)
         return cast("PreTrainedModel", AutoModelForSequenceClassification.from_config(config, dtype=torch.float32))
 
+    def weight_bytes(self, label_names: Sequence[str]) -> int:
+        """Return how much memory the weights take, in float32 and with the full vocabulary."""
+        with torch.device("meta"):
+            return sum(4 * parameter.numel() for parameter in self.empty_model(label_names, {}).parameters())
+
     def check_it_loads(self, label_names: Sequence[str]) -> None:
         """Raise whatever keeps the weights from being loaded, or the shape from being built where there are none."""
         if self.config.pretrained:

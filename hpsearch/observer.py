@@ -29,6 +29,10 @@ class Standing:
 class Observer:
     """Takes every event and does nothing; subclasses override what they show."""
 
+    def for_worker(self, index: int) -> Observer:  # noqa: ARG002  subclasses tell workers apart
+        """Return an observer for worker `index`, from 0, of several that run at once; by default this one."""
+        return self
+
     def note(self, text: str) -> None:
         """Take something a person should know, in one line."""
 

@@ -39,7 +39,7 @@ _STYLES = {"complete": "green", "pruned": "yellow", "failed": "red"}
 @contextmanager
 def observer_for(
     stream: TextIO, *, study: str, metric: str, tuned: Sequence[str], clock: Callable[[], float] = time.monotonic
-) -> Iterator[Observer]:
+) -> Iterator[LiveView | PlainLines]:
     """Give the observer that suits a stream, and clear what it drew in the end.
 
     Args:
@@ -97,31 +97,53 @@ class _View(Observer):
         self._tuned = tuple(tuned)
         self._clock = clock
         self._standing: Standing | None = None
-        self._training: _Training | None = None
+        self._trainings: dict[int, _Training] = {}  # by worker
+        self._workers: dict[int, _Worker] = {}
         self._best = ""
         self._seconds: list[float] = []
 
+    def for_worker(self, index: int) -> Observer:
+        """Return an observer for one of several workers, which are shown together."""
+        return self._workers.setdefault(index, _Worker(self, index))
+
     def trial_started(self, name: str, hyperparameters: Hyperparameters) -> None:
-        values = [self._printable(f"{key} {_compact(getattr(hyperparameters, key))}") for key in self._tuned]
-        self._training = _Training(name, values, self._clock())
+        self._start(0, name, hyperparameters)
 
     def progressed(self, epoch: float, fraction: float, loss: float | None) -> None:
-        if training := self._training:
-            training.epoch, training.fraction, training.loss = epoch, fraction, loss
+        self._progress(0, epoch, fraction, loss)
 
     def evaluated(self, step: int, n_steps: int, value: float) -> None:
-        if training := self._training:
+        self._evaluate(0, step, n_steps, value)
+
+    def trial_ended(self, name: str, state: str, value: float | None, seconds: float, reason: str = "") -> None:
+        self._end(0, name, state, value, seconds, reason)
+
+    def _start(self, worker: int, name: str, hyperparameters: Hyperparameters) -> None:
+        values = [self._printable(f"{key} {_compact(getattr(hyperparameters, key))}") for key in self._tuned]
+        self._trainings[worker] = _Training(name, values, self._clock())
+
+    def _progress(self, worker: int, epoch: float, fraction: float, loss: float | None) -> None:
+        if training := self._trainings.get(worker):
+            training.epoch, training.fraction, training.loss = epoch, fraction, loss
+
+    def _evaluate(self, worker: int, step: int, n_steps: int, value: float) -> None:
+        if training := self._trainings.get(worker):
             training.value, training.best = value, max(value, training.best)
             training.evaluation = f"{step}/{n_steps}"
 
     def study_changed(self, standing: Standing) -> None:
+        if self._standing and standing.n_finished < self._standing.n_finished:
+            return  # of several workers, one that looked before another had finished
         self._standing = standing
         if standing.best_value is not None:
             self._best = f"{standing.best_value:.4f} (trial {standing.best_number})"
 
-    def _end(self, name: str, state: str, value: float | None, seconds: float) -> bool:
+    def _end(self, worker: int, name: str, state: str, value: float | None, seconds: float, reason: str) -> None:
+        raise NotImplementedError
+
+    def _count(self, worker: int, name: str, state: str, value: float | None, seconds: float) -> bool:
         """Count a trial before the study's own count comes, and say whether it is the best so far."""
-        self._training = None
+        self._trainings.pop(worker, None)
         if state != "failed":
             self._seconds.append(seconds)
         if (standing := self._standing) is None:
@@ -143,13 +165,13 @@ class _View(Observer):
         yield from self._time_parts()
 
     def _time_parts(self) -> Iterator[str]:
-        standing, training = self._standing, self._training
+        standing, trainings = self._standing, self._trainings.values()
         if standing is None or not self._seconds:
             return
         # Failed trials say nothing about how long the ones take that the study still needs.
         mean = fmean(self._seconds)
-        spent = min(self._clock() - training.started, mean) if training else 0.0
-        left = (standing.n_trials - standing.n_finished) * mean - spent
+        spent = sum(min(self._clock() - training.started, mean) for training in trainings)
+        left = ((standing.n_trials - standing.n_finished) * mean - spent) / max(1, len(self._workers))
         if left >= 1:
             yield f"about {_rounded(left)} left"
 
@@ -166,6 +188,32 @@ class _View(Observer):
 
     def _printable(self, text: str) -> str:
         return printable(text, self._console.encoding)
+
+
+@dataclass(frozen=True, slots=True)
+class _Worker(Observer):
+    """Passes on what one of several workers tells, with who told it."""
+
+    view: _View
+    index: int
+
+    def note(self, text: str) -> None:
+        self.view.note(text)
+
+    def trial_started(self, name: str, hyperparameters: Hyperparameters) -> None:
+        self.view._start(self.index, name, hyperparameters)
+
+    def progressed(self, epoch: float, fraction: float, loss: float | None) -> None:
+        self.view._progress(self.index, epoch, fraction, loss)
+
+    def evaluated(self, step: int, n_steps: int, value: float) -> None:
+        self.view._evaluate(self.index, step, n_steps, value)
+
+    def trial_ended(self, name: str, state: str, value: float | None, seconds: float, reason: str = "") -> None:
+        self.view._end(self.index, name, state, value, seconds, reason)
+
+    def study_changed(self, standing: Standing) -> None:
+        self.view.study_changed(standing)
 
 
 class LiveView(_View):
@@ -186,9 +234,9 @@ class LiveView(_View):
         """Print a note above the live area."""
         self._console.print(Text(f"note: {self._printable(text)}"))
 
-    def trial_ended(self, name: str, state: str, value: float | None, seconds: float, reason: str = "") -> None:
+    def _end(self, worker: int, name: str, state: str, value: float | None, seconds: float, reason: str) -> None:
         """Print the trial's line above the live area."""
-        remark = "<- best so far" if self._end(name, state, value, seconds) else self._printable(reason)
+        remark = "<- best so far" if self._count(worker, name, state, value, seconds) else self._printable(reason)
         shown = "-" if value is None else f"{value:.4f}"
         values = f"  {self._metric} {shown:<6}  {_short(seconds):>6}  {remark}"
         line = Text.assemble(f"{name:<8}  ", (f"{state:<8}", _STYLES.get(state, "")), values)
@@ -199,15 +247,16 @@ class LiveView(_View):
         self._console.print(line)
 
     def __rich_console__(self, console: Console, options: ConsoleOptions) -> RenderResult:
-        """Draw the study, its running training, how far that is, and its tuned hyperparameters."""
+        """Draw the study and its running trainings: how far each is, and of a single one what is tuned."""
         width = options.max_width
         lines = _packed(self._study_parts(), width)
-        if training := self._training:
+        trainings = [training for _, training in sorted(self._trainings.items())]
+        for training in trainings:
             n_cells = min(width, 80) - 2
             n_done = int(training.fraction * n_cells)
             lines += _packed(self._training_parts(training), width)
             lines += [f"[{'#' * n_done}{'.' * (n_cells - n_done)}]"]
-            lines += _packed(training.hyperparameters, width)
+            lines += _packed(training.hyperparameters, width) if len(trainings) == 1 else []
         yield Text("\n".join(lines), no_wrap=True, overflow="crop")
 
 
@@ -220,21 +269,20 @@ class PlainLines(_View):
         """Write a note."""
         self._write([f"note: {self._printable(text)}"])
 
-    def trial_started(self, name: str, hyperparameters: Hyperparameters) -> None:
+    def _start(self, worker: int, name: str, hyperparameters: Hyperparameters) -> None:
         """Write what is tried."""
-        super().trial_started(name, hyperparameters)
-        if training := self._training:
-            self._write([f"{name} started", *training.hyperparameters])
+        super()._start(worker, name, hyperparameters)
+        self._write([f"{name} started", *self._trainings[worker].hyperparameters])
 
-    def progressed(self, epoch: float, fraction: float, loss: float | None) -> None:
+    def _progress(self, worker: int, epoch: float, fraction: float, loss: float | None) -> None:
         """Write how far the training is, if nothing was written for a minute."""
-        super().progressed(epoch, fraction, loss)
-        if (training := self._training) and self._clock() - self._written >= _PLAIN_PROGRESS_S:
+        super()._progress(worker, epoch, fraction, loss)
+        if (training := self._trainings.get(worker)) and self._clock() - self._written >= _PLAIN_PROGRESS_S:
             self._write([*self._training_parts(training), *self._time_parts()])
 
-    def trial_ended(self, name: str, state: str, value: float | None, seconds: float, reason: str = "") -> None:
+    def _end(self, worker: int, name: str, state: str, value: float | None, seconds: float, reason: str) -> None:
         """Write what came of a trial and where that leaves the study."""
-        is_best = self._end(name, state, value, seconds)
+        is_best = self._count(worker, name, state, value, seconds)
         parts = [f"{name} {state}", f"{self._metric} {value:.4f}" if value is not None else "", _short(seconds)]
         parts += [self._printable(reason)]
         if standing := self._standing:

@@ -1,23 +1,29 @@
 """The search: trials of a study until enough are finished.
 
 Each trial is one call of `Trainer.hyperparameter_search`, so that the count of finished trials, the time and a stop
-request are looked at between trials, and a search that was interrupted goes on as if it had not been.
+request are looked at between trials, and a search that was interrupted goes on as if it had not been. Any number of
+processes may do this for one study: they agree on nothing but the database.
 """
 
 from __future__ import annotations
 
 import gc
+import math
 import time
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.trial import TrialState
 
 from hpsearch.checkpoints import check_folder, discard_checkpoints, worth_keeping, write_checkpoint
 from hpsearch.data import load_search_data
 from hpsearch.errors import ConfigError, DataError, HpsearchError, HubError, Interrupted, StudyError, UsageError
 from hpsearch.model import open_model
+from hpsearch.owner import Owner
 from hpsearch.precision import fastest_products
-from hpsearch.study import check_resumable, create_or_resume, mend, running, standing, study_lock
+from hpsearch.storage import NothingToStart, SearchStorage
+from hpsearch.study import check_resumable, create_or_resume, mend, standing, study_lock
 from hpsearch.trainer import SearchTrainer, Task
 
 if TYPE_CHECKING:
@@ -35,6 +41,8 @@ if TYPE_CHECKING:
     from hpsearch.study import StudyPaths
     from hpsearch.trainer import Outcome
 
+_WAIT_S = 1.0  # between two looks at a study whose last trials run elsewhere
+
 
 def run_search(
     task: Task,
@@ -45,7 +53,7 @@ def run_search(
     timeout_s: float | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
 ) -> optuna.Study:
-    """Run trials until the study has `search.trials` finished ones.
+    """Run trials until the study has `search.trials` finished ones; other processes may do so at the same time.
 
     Args:
         task: What is searched, from `prepare`.
@@ -57,29 +65,72 @@ def run_search(
 
     Raises:
         Interrupted: If a stop was requested; the running trial's parameters are tried first by the next run.
-        StudyError: If another process runs this study, or `max_failures` trials in a row have failed.
-        UsageError: If the study was started with other data, another model or other settings.
+        StudyError: If `max_failures` trials in a row have failed.
+        UsageError: If the study was started with other data, another model or other settings, or is being run by
+            other versions.
     """
-    config = task.config
-    deadline = time.monotonic() + timeout_s if timeout_s is not None else None
+    deadline = time.monotonic() + timeout_s if timeout_s is not None else math.inf
     check(task, storage, paths)
-    with running(paths):
-        study = create_or_resume(storage, paths.study, config, _lock_of(task))
-        check_folder(study, paths)
-        for number in mend(study, config):
-            observer.note(f"trial {number} was cut short when its process died; its parameters are tried again")
-        discard_checkpoints(study, paths, config.search.keep_checkpoints)
-        if standing(study, config.search.trials).n_finished < config.search.trials:
-            trainer = SearchTrainer(
-                task,
-                folder=paths.folder,
-                observer=observer,
-                products=products_of(study, task),
-                stop_requested=stop_requested,
-                token_cache=paths.tokens,
-            )
-            _run_trials(trainer, study, paths, observer=observer, deadline=deadline, stop_requested=stop_requested)
+    study, own = open_search(task, storage, paths, observer)
+    if standing(study, task.config.search.trials).n_finished < task.config.search.trials:
+        trainer = SearchTrainer(
+            task,
+            folder=paths.folder,
+            observer=observer,
+            products=str(study.user_attrs["products"]),
+            stop_requested=lambda: stop_requested() or own.heart.is_lost(),
+            token_cache=paths.tokens,
+        )
+        _Search(trainer, study, own, paths, observer, deadline, stop_requested).run()
     return study
+
+
+def open_search(
+    task: Task, storage: BaseStorage, paths: StudyPaths, observer: Observer
+) -> tuple[optuna.Study, SearchStorage]:
+    """Make or resume the study, put it in order, and see to it that its workers agree.
+
+    Raises:
+        StudyError: If its defaults have ended their process too often.
+        UsageError: If it was started with something else, or is being run by other versions.
+    """
+    paths.folder.mkdir(parents=True, exist_ok=True)
+    own = SearchStorage.over(storage, lock=paths.run_lock)
+    with own.exclusive(paths.study):
+        study = create_or_resume(own, paths.study, task.config, _lock_of(task))
+        check_folder(study, paths)
+        _check_versions(study, own)
+        _tidy(study, own, paths, task.config, observer)
+        products_of(study, task)
+    n_trials = task.config.search.trials
+
+    def may_start(trials: list[FrozenTrial]) -> bool:
+        counted = (TrialState.COMPLETE, TrialState.PRUNED, TrialState.RUNNING)
+        return sum(trial.state in counted for trial in trials) < n_trials
+
+    own.may_start = may_start
+    return study, own
+
+
+def _check_versions(study: optuna.Study, own: SearchStorage) -> None:
+    for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
+        owner = Owner.of(trial)
+        if owner and not own.watch.is_gone(trial) and owner.versions != own.me.versions:
+            theirs, ours = (
+                ", ".join(f"{name} {number}" for name, number in versions.items() if number != other.get(name))
+                for versions, other in ((owner.versions, own.me.versions), (own.me.versions, owner.versions))
+            )
+            raise UsageError(
+                f"study {study.study_name!r}: expected the versions of the worker on {owner.host}, {theirs}, got "
+                f"{ours}; install the same on both, or wait until that worker has ended"
+            )
+
+
+def _tidy(study: optuna.Study, own: SearchStorage, paths: StudyPaths, config: Config, observer: Observer) -> None:
+    """Put in order what dead workers left, and delete checkpoints that are not among the best."""
+    for number in mend(study, config, own.watch.is_gone):
+        observer.note(f"trial {number} was cut short when its process died; its parameters are tried again")
+    discard_checkpoints(study, paths, config.search.keep_checkpoints)
 
 
 def check(task: Task, storage: BaseStorage, paths: StudyPaths) -> None:
@@ -149,55 +200,71 @@ def search_data_of(study: optuna.Study, config: Config) -> SearchData:
     return data
 
 
-def _run_trials(
-    trainer: SearchTrainer,
-    study: optuna.Study,
-    paths: StudyPaths,
-    *,
-    observer: Observer,
-    deadline: float | None,
-    stop_requested: Callable[[], bool],
-) -> None:
-    search = trainer.task.config.search
+@dataclass(frozen=True, slots=True)
+class _Search:
+    """One worker's part of a search."""
 
-    def keep(trial: optuna.Trial, outcome: Outcome) -> None:
+    trainer: SearchTrainer
+    study: optuna.Study
+    own: SearchStorage
+    paths: StudyPaths
+    observer: Observer
+    deadline: float
+    """No trial starts after it, on the monotonic clock."""
+    stop_requested: Callable[[], bool]
+
+    def run(self) -> None:
+        """Run trials until there are enough, time is up or too many have failed in a row."""
+        search = self.trainer.task.config.search
+        self.trainer.keep_outcome = self._keep
+        sampler, pruner = sampler_of(search), pruner_of(search)
+        # What is alive now lives as long as the search; the collections that the Trainer forces in every trial (three,
+        # 0.5 s) need not walk over it.
+        gc.collect()
+        gc.freeze()
+        failures_in_a_row = 0
+        self.observer.study_changed(standing(self.study, search.trials))
+        while (now := standing(self.study, search.trials)).n_finished < search.trials:
+            if self.stop_requested():
+                raise Interrupted
+            if time.monotonic() >= self.deadline:
+                self.observer.note(
+                    f"time is up with {now.n_finished} of {search.trials} trials finished; run again to go on"
+                )
+                break
+            try:
+                self.trainer.search_one(self.study, sampler, pruner)
+                failures_in_a_row = 0
+            except NothingToStart:
+                # The running trials may be all that is needed. One that fails is made up for.
+                time.sleep(_WAIT_S)
+            except KeyboardInterrupt:  # a stop that was asked for, or a second one that did not wait
+                if self.own.heart.is_lost() and not self.stop_requested():
+                    self.observer.note(
+                        "the database was out of reach for too long, or another worker took the trial over"
+                    )
+                else:
+                    raise
+            except Exception as error:
+                # One bad trial costs one trial. Its reason is stored with it and shown.
+                failures_in_a_row += 1
+                if failures_in_a_row >= search.max_failures:
+                    raise StudyError(
+                        f"study {self.study.study_name!r}: expected a trial that works, got {failures_in_a_row} failed "
+                        f"ones in a row, the last with {type(error).__name__}: {error}; mend the cause and run again"
+                    ) from error
+            finally:
+                # Whatever happened: if the storage failed, the trial may still be open.
+                with self.own.exclusive(self.study.study_name):
+                    _tidy(self.study, self.own, self.paths, self.trainer.task.config, self.observer)
+                self.observer.study_changed(standing(self.study, search.trials))
+
+    def _keep(self, trial: optuna.Trial, outcome: Outcome) -> None:
         # Before the trial is told complete: a complete trial always has its checkpoint.
-        if worth_keeping(study, outcome.value, search.keep_checkpoints):
-            model = trainer.trained_model()
-            write_checkpoint(study, paths, trial.number, outcome, model, trainer.task.model.tokenizer)
-
-    trainer.keep_outcome = keep
-    sampler, pruner = sampler_of(search), pruner_of(search)
-    # What is alive now lives as long as the search; the collections that the Trainer forces in every trial (three,
-    # 0.5 s) need not walk over it.
-    gc.collect()
-    gc.freeze()
-    failures_in_a_row = 0
-    observer.study_changed(standing(study, search.trials))
-    while (now := standing(study, search.trials)).n_finished < search.trials:
-        if stop_requested():
-            raise Interrupted
-        if deadline is not None and time.monotonic() >= deadline:
-            observer.note(f"time is up with {now.n_finished} of {search.trials} trials finished; run again to go on")
-            break
-        try:
-            trainer.search_one(study, sampler, pruner)
-            failures_in_a_row = 0
-        except KeyboardInterrupt:  # a stop that was asked for, or a second one that did not wait
-            mend(study, trainer.task.config)
-            raise
-        except Exception as error:
-            # One bad trial costs one trial. Its reason is stored with it and shown.
-            mend(study, trainer.task.config)  # if the storage failed, the trial may still be open
-            failures_in_a_row += 1
-            if failures_in_a_row >= search.max_failures:
-                raise StudyError(
-                    f"study {study.study_name!r}: expected a trial that works, got {failures_in_a_row} failed ones "
-                    f"in a row, the last with {type(error).__name__}: {error}; mend the cause and run again"
-                ) from error
-        finally:
-            discard_checkpoints(study, paths, search.keep_checkpoints)
-            observer.study_changed(standing(study, search.trials))
+        task = self.trainer.task
+        if worth_keeping(self.study, outcome.value, task.config.search.keep_checkpoints):
+            model = self.trainer.trained_model()
+            write_checkpoint(self.study, self.paths, trial.number, outcome, model, task.model.tokenizer)
 
 
 # --- Samplers and pruners ---------------------------------------------------------------------------------------------

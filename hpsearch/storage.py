@@ -1,227 +1,31 @@
-"""Two storages beside Optuna's own, for what its database layer does slowly: to read many trials, and to run one.
-
-That layer takes half a second to load and half a millisecond for each trial it reads, and a search asks it for trials
-some 15 times in each of its own (`benchmarks/README.md` has the figures).
-"""
+"""Optuna's storage for the processes that run the trials of a study, beside others or alone."""
 
 from __future__ import annotations
 
 import contextlib
 import copy
-import json
+import hashlib
 import os
-import sqlite3
-from collections import defaultdict
-from datetime import UTC, datetime
-from functools import lru_cache
+from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
-from optuna.distributions import json_to_distribution
+import tenacity
+from filelock import FileLock
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, _CachedStorage
-from optuna.study import StudyDirection
-from optuna.study._frozen import FrozenStudy
-from optuna.trial import FrozenTrial, TrialState
+from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.errors import StudyError
+from hpsearch.owner import BEAT, GIVE_UP_S, Heart, Owner, Watch
 
 if TYPE_CHECKING:
-    from collections.abc import Container, Iterable, Iterator, Sequence
+    import sqlite3
+    from collections.abc import Callable, Container, Iterator, Sequence
 
     from optuna.storages import RDBStorage
+    from sqlalchemy import Engine
 
-TABLES_VERSION = "v3.2.0.a"
-"""Alembic's name for the tables that `ReadOnlyStorage` knows: Optuna's since 3.2."""
-
-_TIMEOUT_S = 60.0  # how long a reader waits for a writer
 _FINISHED = tuple(state for state in TrialState if state.is_finished())
-
-
-# --- To read many trials ----------------------------------------------------------------------------------------------
-
-
-class ReadOnlyStorage(BaseStorage):
-    """The studies of an SQLite file, read without Optuna's database layer; a study's trials once, when asked for.
-
-    Source:
-        The tables and what they mean: Optuna 5.0.0, `storages/_rdb/models.py` and
-        `RDBStorage._build_frozen_trial_from_trial_model`.
-    """
-
-    @staticmethod
-    def can_read(database: Path) -> bool:
-        """Tell whether a file holds the tables that are known here."""
-        try:
-            if not database.is_file() or not database.stat().st_size:  # SQLite would wait for a pipe
-                return False
-        except OSError:  # such as a name that is too long
-            return False
-        with contextlib.closing(sqlite3.connect(database, timeout=_TIMEOUT_S)) as connection:
-            try:
-                return connection.execute("SELECT version_num FROM alembic_version").fetchall() == [(TABLES_VERSION,)]
-            except sqlite3.Error:
-                return False
-
-    def __init__(self, database: Path) -> None:
-        """Read which studies there are.
-
-        Raises:
-            StudyError: If the file is broken.
-        """
-        self._database = database
-        self._trials: dict[int, list[FrozenTrial]] = {}
-        directions: defaultdict[int, list[StudyDirection]] = defaultdict(list)
-        with self._reading() as connection:
-            for study_id, direction in connection.execute(
-                "SELECT study_id, direction FROM study_directions ORDER BY study_id, objective"
-            ):
-                directions[study_id].append(StudyDirection[direction])
-            user, system = (
-                _from_json(connection.execute(f"SELECT study_id, key, value_json FROM study_{kind}_attributes"))
-                for kind in ("user", "system")
-            )
-            names = connection.execute("SELECT study_id, study_name FROM studies ORDER BY study_id").fetchall()
-        self._studies: dict[int, FrozenStudy] = {
-            study_id: FrozenStudy(
-                name, None, user[study_id], system[study_id], study_id, directions=directions[study_id]
-            )
-            for study_id, name in names
-        }
-
-    @contextlib.contextmanager
-    def _reading(self) -> Iterator[sqlite3.Connection]:
-        with contextlib.closing(sqlite3.connect(self._database, timeout=_TIMEOUT_S)) as connection:
-            try:
-                connection.execute("BEGIN")  # what is read is of one moment, also while a search writes
-                yield connection
-            except sqlite3.Error as error:
-                raise StudyError(
-                    f"storage {self._database}: expected a database of Optuna studies, got: {error}"
-                ) from error
-
-    def get_all_studies(self) -> list[FrozenStudy]:
-        """Return all studies, the oldest first."""
-        return list(self._studies.values())
-
-    def get_study_id_from_name(self, study_name: str) -> int:
-        """Return the id of a study."""
-        return {study.study_name: study_id for study_id, study in self._studies.items()}[study_name]
-
-    def get_study_name_from_id(self, study_id: int) -> str:
-        """Return the name of a study."""
-        return self._studies[study_id].study_name
-
-    def get_study_directions(self, study_id: int) -> list[StudyDirection]:
-        """Return the direction of each objective."""
-        return self._studies[study_id].directions
-
-    def get_study_user_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return what was stored with a study."""
-        return self._studies[study_id].user_attrs
-
-    def get_study_system_attrs(self, study_id: int) -> dict[str, Any]:
-        """Return what Optuna stored with a study."""
-        return self._studies[study_id].system_attrs
-
-    def get_all_trials(
-        self,
-        study_id: int,
-        deepcopy: bool = True,  # noqa: FBT001, FBT002  Optuna's signature
-        states: Container[TrialState] | None = None,
-    ) -> list[FrozenTrial]:
-        """Return the trials of a study in the order of their numbers."""
-        if study_id not in self._studies:
-            raise KeyError(study_id)
-        if study_id not in self._trials:
-            with self._reading() as connection:
-                self._trials[study_id] = _read_trials(connection, study_id)
-        trials = [trial for trial in self._trials[study_id] if states is None or trial.state in states]
-        return copy.deepcopy(trials) if deepcopy else trials
-
-    def get_trial(self, trial_id: int) -> FrozenTrial:
-        """Return one trial."""
-        trials = (trial for study_id in self._studies for trial in self.get_all_trials(study_id, deepcopy=False))
-        return {trial._trial_id: trial for trial in trials}[trial_id]
-
-    def _refuse(self, *_: Any, **__: Any) -> Any:
-        raise NotImplementedError(f"{self._database} was opened for reading only")
-
-    create_new_study = delete_study = set_study_user_attr = set_study_system_attr = _refuse
-    create_new_trial = set_trial_param = set_trial_state_values = set_trial_intermediate_value = _refuse
-    set_trial_user_attr = set_trial_system_attr = _refuse
-
-
-def _read_trials(connection: sqlite3.Connection, study_id: int) -> list[FrozenTrial]:
-    def rows(columns: str, table: str, order: str) -> Iterable[Any]:
-        return connection.execute(
-            f"SELECT trial_id, {columns} FROM {table} "
-            f"WHERE trial_id IN (SELECT trial_id FROM trials WHERE study_id = ?) ORDER BY {order}",
-            (study_id,),
-        )
-
-    params: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-    distributions: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-    distribution_of = lru_cache(json_to_distribution)  # most trials of a study have the same
-    for trial_id, name, value, text in rows("param_name, param_value, distribution_json", "trial_params", "param_id"):
-        distribution = distributions[trial_id][name] = distribution_of(text)
-        params[trial_id][name] = distribution.to_external_repr(value)
-    values: defaultdict[int, list[float]] = defaultdict(list)
-    for trial_id, value, kind in rows("value, value_type", "trial_values", "trial_id, objective"):
-        values[trial_id].append(_number(value, kind))
-    curves: defaultdict[int, dict[int, float]] = defaultdict(dict)
-    columns = "step, intermediate_value, intermediate_value_type"
-    for trial_id, step, value, kind in rows(columns, "trial_intermediate_values", "trial_id, step"):
-        curves[trial_id][step] = _number(value, kind)
-    user, system = (
-        _from_json(rows("key, value_json", f"trial_{kind}_attributes", "trial_id, key")) for kind in ("user", "system")
-    )
-    trials = connection.execute(
-        "SELECT trial_id, number, state, datetime_start, datetime_complete FROM trials WHERE study_id = ? "
-        "ORDER BY number",
-        (study_id,),
-    )
-    return [
-        FrozenTrial(
-            number=number,
-            state=TrialState[state],
-            value=None,
-            values=values.get(trial_id),
-            datetime_start=_local(started),
-            datetime_complete=_local(ended),
-            params=params[trial_id],
-            distributions=distributions[trial_id],
-            user_attrs=user[trial_id],
-            system_attrs=system[trial_id],
-            intermediate_values=curves[trial_id],
-            trial_id=trial_id,
-        )
-        for trial_id, number, state, started, ended in trials
-    ]
-
-
-def _from_json(rows: Iterable[tuple[int, str, str]]) -> defaultdict[int, dict[str, Any]]:
-    """Return the attributes of each study or trial, by its id."""
-    attributes: defaultdict[int, dict[str, Any]] = defaultdict(dict)
-    for owner, key, text in rows:
-        attributes[owner][key] = json.loads(text)
-    return attributes
-
-
-_NO_NUMBERS = {"INF_POS": float("inf"), "INF_NEG": float("-inf"), "NAN": float("nan")}
-
-
-def _number(value: float | None, kind: str) -> float:
-    return _NO_NUMBERS[kind] if value is None else value
-
-
-def _local(stored: str | None) -> datetime | None:
-    """Return a time of the tables, in UTC, as Optuna gives it: local and without a zone."""
-    if stored is None:
-        return None
-    return datetime.fromisoformat(stored).replace(tzinfo=UTC).astimezone().replace(tzinfo=None)
-
-
-# --- To run one -------------------------------------------------------------------------------------------------------
 
 
 _INSERT_VALUE = """
@@ -230,26 +34,50 @@ _INSERT_VALUE = """
 """
 
 
+class NothingToStart(Exception):  # noqa: N818  no error: others run what is left
+    """No trial may start now, because the running ones may be all that the study still needs."""
+
+
 class SearchStorage(_CachedStorage):
-    """Optuna's storage for the one process that runs the trials of a study.
+    """Optuna's storage for a process that runs trials of a study, beside others or alone.
 
     The sampler, the pruner and the checkpoints ask for trials some 15 times in each trial, and each time Optuna reads
     the running one from the database, most often to leave it out again (5.0.0, `_CachedStorage.get_all_trials`). Here
-    the database is read again only after this process has written to it, and for finished trials only after it has
-    ended one, because trials end in no other way. What others write, such as a trial put in line, is seen then as well.
+    the database is read again only after this process has written to it, and for finished trials only when it starts
+    or ends one, or asks for it by `forget`. What other workers write is seen then as well.
+
+    A trial starts while no other worker starts one, so that the trials of all workers together come to the number asked
+    for, and it is created with its owner, so that none is ever left of which nobody knows who runs it.
 
     With SQLite's write-ahead log, only the end of a trial waits for the disk, not each of its 25 writes. A process may
     be killed at any moment as before; a power cut loses at most what was written since the last trial ended.
     """
 
     @classmethod
-    def over(cls, storage: BaseStorage) -> BaseStorage:
-        """Return a storage for the process that holds the run lock, over the database of another one."""
-        return cls(storage._backend) if type(storage) is _CachedStorage else storage
+    def over(cls, storage: BaseStorage, *, lock: Path) -> SearchStorage:
+        """Return a storage for a process that runs trials, over the database of another one.
 
-    def __init__(self, backend: RDBStorage) -> None:
+        Args:
+            storage: From `open_storage`.
+            lock: File by which workers take turns to start trials, where the database itself has no means for that.
+        """
+        if isinstance(storage, cls):
+            return storage
+        if not isinstance(storage, _CachedStorage):
+            raise TypeError(f"expected a storage over a database, got {storage!r}")
+        return cls(storage._backend, lock=lock)
+
+    def __init__(self, backend: RDBStorage, *, lock: Path) -> None:
         """Take Optuna's storage."""
-        super().__init__(backend)
+        super().__init__(cast("RDBStorage", _Patient(backend)))
+        self.may_start: Callable[[list[FrozenTrial]], bool] = lambda _: True
+        """Given all trials, says whether one more may start."""
+        self.me = Owner.me()
+        self.watch = Watch(self.me)
+        # Past the patience of the rest: when the next sign of life is due, the database may answer again.
+        self.heart = Heart(lambda trial_id, count: backend.set_trial_system_attr(trial_id, BEAT, count))
+        self._engine = backend.engine
+        self._lock_file = lock
         self._current: set[int] = set()  # studies that have not been written to since they were read
         self._finished: dict[int, dict[tuple[TrialState, ...], list[FrozenTrial]]] = {}
         self._log: Path | None = None
@@ -259,6 +87,25 @@ class SearchStorage(_CachedStorage):
             self._log = Path(f"{backend.engine.url.database}-wal")
             event.listen(backend.engine, "connect", _wait_for_no_disk)
             backend.engine.dispose()  # of connections that were made before
+
+    @contextlib.contextmanager
+    def exclusive(self, study_name: str) -> Iterator[None]:
+        """Be the only worker that starts, mends or discards trials of a study; read anew what others have done.
+
+        Held for milliseconds, and let go by the system or the server if this process dies.
+        """
+        with contextlib.ExitStack() as held:
+            if self._engine.dialect.name == "postgresql":
+                held.enter_context(_advisory_lock(self._engine, study_name))
+            else:
+                held.enter_context(FileLock(self._lock_file))
+            self.forget()
+            yield
+
+    def forget(self) -> None:
+        """Read trials anew when they are asked for next."""
+        self._current.clear()
+        self._finished.clear()
 
     def get_all_trials(
         self,
@@ -286,22 +133,56 @@ class SearchStorage(_CachedStorage):
             self._current.add(study_id)
 
     def create_new_trial(self, study_id: int, template_trial: FrozenTrial | None = None) -> int:
-        """Add a trial, and return its id."""
-        if template_trial is not None:  # else it is empty, and Optuna's class keeps it as it is in the database
-            self._current.clear()
-            self._finished.clear()
-        return super().create_new_trial(study_id, template_trial)
+        """Start a trial, or add one from a template, and return its id.
+
+        Raises:
+            NothingToStart: If no trial may start now.
+        """
+        if template_trial is not None:
+            self.forget()
+            return super().create_new_trial(study_id, template_trial)
+        with self.exclusive(self.get_study_name_from_id(study_id)):
+            self._check_may_start(study_id)
+            started = create_trial(state=TrialState.RUNNING, system_attrs=self.me.attributes())
+            trial_id = super().create_new_trial(study_id, started)
+        self._current.clear()
+        self.heart.beat_for(trial_id)
+        return trial_id
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
-        """Start or end a trial."""
-        self._current.clear()
-        self._finished.clear()
+        """Start a waiting trial, or end one.
+
+        Raises:
+            NothingToStart: If no trial may start now.
+        """
+        if state == TrialState.RUNNING:
+            return self._start_waiting(trial_id)
+        self.heart.rest()
+        self.forget()
         done = super().set_trial_state_values(trial_id, state, values)
         if self._log and state.is_finished():
             # SQLite's locks are on other files, so that closing this one drops none.
             with contextlib.suppress(FileNotFoundError), self._log.open("rb") as log:
                 os.fsync(log.fileno())
         return done
+
+    def _start_waiting(self, trial_id: int) -> bool:
+        study_id, _ = self._trial_id_to_study_id_and_number[trial_id]
+        with self.exclusive(self.get_study_name_from_id(study_id)):
+            self._check_may_start(study_id)
+            if self._backend.get_trial(trial_id).state != TrialState.WAITING:
+                return False  # another worker was sooner
+            # Before the trial runs: killed in between, it still waits.
+            for key, value in self.me.attributes().items():
+                self._backend.set_trial_system_attr(trial_id, key, value)
+            started = super().set_trial_state_values(trial_id, TrialState.RUNNING)
+        self._current.clear()
+        self.heart.beat_for(trial_id)
+        return started
+
+    def _check_may_start(self, study_id: int) -> None:
+        if not self.may_start(self.get_all_trials(study_id, deepcopy=False)):
+            raise NothingToStart
 
     def set_trial_param(self, trial_id: int, *what: Any, **named: Any) -> None:
         """Store a value that was drawn."""
@@ -334,6 +215,68 @@ class SearchStorage(_CachedStorage):
         """Store something of Optuna's with a trial."""
         self._current.clear()
         super().set_trial_system_attr(trial_id, *what, **named)
+
+
+class _Patient:
+    """Optuna's database layer, waiting for a database that is locked, or restarts."""
+
+    def __init__(self, backend: RDBStorage) -> None:
+        self._backend = backend
+
+    def __getattr__(self, name: str) -> Any:
+        found = getattr(self._backend, name)
+        if not callable(found):
+            return found
+
+        @wraps(found)
+        def patient(*what: Any, **named: Any) -> Any:
+            for attempt in _attempts():
+                with attempt:
+                    try:
+                        return found(*what, **named)
+                    except UpdateFinishedTrialError:
+                        # The answer to the attempt before was lost, but not its work.
+                        wanted = named.get("state")
+                        if attempt.retry_state.attempt_number > 1 and wanted == self._backend.get_trial(what[0]).state:
+                            return True
+                        raise
+            raise AssertionError("tenacity raises what it gives up on")
+
+        return patient
+
+
+def _attempts() -> tenacity.Retrying:
+    return tenacity.Retrying(
+        retry=tenacity.retry_if_exception(_may_pass),
+        wait=tenacity.wait_random_exponential(0.2, max=5),
+        stop=tenacity.stop_after_delay(GIVE_UP_S),
+        reraise=True,
+    )
+
+
+def _may_pass(error: BaseException) -> bool:
+    """Tell whether a database's error is of the kind that passes: it is locked, or cannot be reached."""
+    from sqlalchemy.exc import InterfaceError, OperationalError
+
+    cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+    return isinstance(cause, InterfaceError | OperationalError)
+
+
+@contextlib.contextmanager
+def _advisory_lock(engine: Engine, name: str) -> Iterator[None]:
+    """Hold PostgreSQL's lock for a name.
+
+    Source:
+        PostgreSQL 15, 13.3.5 "Advisory Locks": released at the end of the transaction, also where a connection breaks.
+    """
+    from sqlalchemy import text
+
+    key = int.from_bytes(hashlib.sha256(f"hpsearch {name}".encode()).digest()[:8], signed=True)
+    with engine.connect() as connection, connection.begin():
+        # A machine that vanishes while it holds the lock shall not stop the others for hours.
+        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '60s'"))
+        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+        yield
 
 
 def _wait_for_no_disk(connection: sqlite3.Connection, _record: object) -> None:

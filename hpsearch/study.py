@@ -17,16 +17,16 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import optuna
-from filelock import FileLock, Timeout
+from filelock import FileLock
 from optuna.study import StudyDirection
 from optuna.trial import TrialState
 
 from hpsearch.errors import StudyError, UsageError
 from hpsearch.observer import Standing
-from hpsearch.storage import ReadOnlyStorage, SearchStorage
+from hpsearch.reading import ReadOnlyStorage
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
@@ -73,7 +73,7 @@ class StudyPaths:
 
     @property
     def run_lock(self) -> Path:
-        """Held by the process that runs trials; released by the system when it dies."""
+        """By which workers on one machine take turns to start trials; released by the system when one dies."""
         return self.folder / "run.lock"
 
     @property
@@ -252,28 +252,6 @@ def _has_tables(database: Path) -> bool:
 # --- One study --------------------------------------------------------------------------------------------------------
 
 
-@contextlib.contextmanager
-def running(paths: StudyPaths) -> Iterator[None]:
-    """Be the one process on this machine that runs trials of a study.
-
-    Raises:
-        StudyError: If another process is.
-    """
-    paths.folder.mkdir(parents=True, exist_ok=True)
-    lock = FileLock(paths.run_lock)
-    try:
-        lock.acquire(timeout=0)
-    except Timeout as error:
-        raise StudyError(
-            f"study {paths.study!r}: expected that no one runs it, got another `hpsearch` at work on it; "
-            f"wait for it, or choose another --study"
-        ) from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def study_lock(config: Config, *, data: str, model: str) -> dict[str, Any]:
     """Return everything that must stay the same for trials to be comparable.
 
@@ -298,14 +276,12 @@ def study_lock(config: Config, *, data: str, model: str) -> dict[str, Any]:
 def create_or_resume(storage: BaseStorage, name: str, config: Config, lock: dict[str, Any]) -> optuna.Study:
     """Return the study of that name, new with the defaults as its first trial, or resumed.
 
-    Call it while holding the run lock: the study's storage takes it that trials finish only through it.
+    Call it while no other process does.
 
     Raises:
         UsageError: If a study of that name was started with something else; with every difference.
     """
-    study = optuna.create_study(
-        storage=SearchStorage.over(storage), study_name=name, direction="maximize", load_if_exists=True
-    )
+    study = optuna.create_study(storage=storage, study_name=name, direction="maximize", load_if_exists=True)
     stored = study.user_attrs.get(_LOCK_ATTRIBUTE)
     if stored is None:
         theirs = study.directions != [StudyDirection.MAXIMIZE]
@@ -355,27 +331,34 @@ def enqueue_defaults(study: optuna.Study, config: Config) -> None:
     study.enqueue_trial(values, user_attrs={"role": "defaults"})
 
 
-def mend(study: optuna.Study, config: Config) -> list[int]:
-    """Put a study in order whose last process may have died at any moment.
+def mend(study: optuna.Study, config: Config, is_gone: Callable[[FrozenTrial], bool]) -> list[int]:
+    """Put a study in order whose processes may have died at any moment.
 
-    Trials left running are failed; their parameters, and those of interrupted trials, are put in line again once; and
-    the defaults are put in line again where no trial of theirs is finished or waiting. Call it while holding the run
-    lock: then no other process can be at work on the study.
+    Trials that nobody runs any more are failed; their parameters, and those of interrupted trials, are put in line
+    again once; and the defaults are put in line again where no trial of theirs is finished, running or waiting. Call it
+    while no other process does.
+
+    Args:
+        study: The study.
+        config: Its configuration.
+        is_gone: Says of a running trial whether nobody runs it any more.
 
     Returns:
-        Numbers of the trials that were left running.
+        Numbers of the trials that nobody ran any more.
 
     Raises:
         StudyError: If the defaults have ended their process too often.
     """
-    orphans = study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))
+    orphans = [trial for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)) if is_gone(trial)]
     for trial in orphans:
-        optuna.trial.Trial(study, trial._trial_id).set_user_attr("failure", _DIED)
+        if "failure" not in trial.user_attrs:
+            optuna.trial.Trial(study, trial._trial_id).set_user_attr("failure", _DIED)
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs.get("retry_of") for trial in trials}
+    gone = {trial.number for trial in orphans}
     for trial in trials:
-        open_or_failed = trial.state in (TrialState.RUNNING, TrialState.FAIL)
-        if open_or_failed and trial.user_attrs.get("failure") in (_DIED, _INTERRUPTED) and trial.number not in retried:
+        closing = trial.number in gone or trial.state == TrialState.FAIL
+        if closing and trial.user_attrs.get("failure") in (_DIED, _INTERRUPTED) and trial.number not in retried:
             _requeue(study, trial, trials)  # before it is closed: killed in between, the next run comes here again
     for trial in orphans:
         study.tell(trial.number, state=TrialState.FAIL)

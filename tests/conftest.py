@@ -7,6 +7,7 @@ import os
 # Before anything imports the libraries that read them.
 os.environ["HF_HUB_OFFLINE"] = "1"
 os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")
+os.environ["HPSEARCH_WORKERS"] = "1"  # others load the libraries anew, which takes longer than most tests
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line does: a busy neighbour costs little
 
 import csv

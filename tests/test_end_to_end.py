@@ -291,15 +291,18 @@ def test_a_stop_signal_closes_the_trial_and_says_how_to_go_on(
     assert study["trials"][1]["attrs"] == {"role": "defaults", "retry_of": 0}
 
 
-def test_one_study_is_run_by_one_process(tmp_path: Path, tiny_model: Path, toy_csv: Path) -> None:
-    write_config(tmp_path, tiny_model, toy_csv, epochs="{type: int, low: 1, high: 200}")
-    command = ["run", "--config", "toy.yaml", "--trials", "1", "--set", "defaults.num_train_epochs=200"]
-    process = start(tmp_path, *command)
-    wait_for_trial(tmp_path, 0, process)
-    second = hpsearch(tmp_path, *command, code=1)
-    assert "another `hpsearch` at work on it" in second.stderr
-    process.send_signal(signal.SIGTERM)
-    process.communicate(timeout=20)
+def test_two_commands_run_one_study_together(tmp_path: Path, tiny_model: Path, toy_csv: Path) -> None:
+    write_config(tmp_path, tiny_model, toy_csv)
+    command = ["run", "--config", "toy.yaml", "--trials", "7", "--workers", "1"]
+    processes = [start(tmp_path, *command) for _ in range(2)]
+    for process in processes:
+        process.communicate(timeout=120)
+        assert process.returncode == 0
+    study = json.loads(hpsearch(tmp_path, "show", "toy", "--json").stdout)
+    assert study["n_complete"] + study["n_pruned"] == 7
+    assert len(study["trials"]) == 7, "none too many was started"
+    assert study["trials"][0]["attrs"]["role"] == "defaults"
+    assert sum(trial["attrs"].get("role") == "defaults" for trial in study["trials"]) == 1
 
 
 def test_a_study_is_exported_from_another_folder_too(tmp_path: Path, tiny_model: Path, toy_csv: Path) -> None:

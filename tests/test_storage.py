@@ -13,12 +13,16 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from optuna.distributions import CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import TrialState, create_trial
 from sqlalchemy import event
+from sqlalchemy.exc import OperationalError
 
 from hpsearch import report
 from hpsearch.errors import StudyError
-from hpsearch.storage import TABLES_VERSION, ReadOnlyStorage, SearchStorage
+from hpsearch.owner import Owner
+from hpsearch.reading import TABLES_VERSION, ReadOnlyStorage
+from hpsearch.storage import NothingToStart, SearchStorage
 from hpsearch.study import load_study, open_for_reading, open_storage
 
 if TYPE_CHECKING:
@@ -206,7 +210,7 @@ def test_a_database_without_one_of_the_tables_is_refused(path: Path, table: str)
 @pytest.fixture
 def search(path: Path) -> Iterator[SearchStorage]:
     with _opened(f"sqlite:///{path}") as storage:
-        over = SearchStorage.over(storage)
+        over = SearchStorage.over(storage, lock=path.parent / "run.lock")
         assert isinstance(over, SearchStorage)
         yield over
 
@@ -347,7 +351,7 @@ def test_a_database_without_a_log_waits_for_the_disk_each_time(path: Path) -> No
     with contextlib.closing(sqlite3.connect(path)) as connection:
         connection.execute("PRAGMA journal_mode=DELETE")
     with _opened(f"sqlite:///{path}") as storage:
-        search = SearchStorage.over(storage)
+        search = SearchStorage.over(storage, lock=path.parent / "run.lock")
         assert isinstance(search, SearchStorage)
         full = 2
         assert _synchronous(search) == full
@@ -356,6 +360,109 @@ def test_a_database_without_a_log_waits_for_the_disk_each_time(path: Path) -> No
         _assert_as_optuna(search, study._study_id)
 
 
-def test_other_storages_stay_as_they_are() -> None:
-    storage = optuna.storages.InMemoryStorage()
-    assert SearchStorage.over(storage) is storage
+# --- Beside other workers ---------------------------------------------------------------------------------------------
+
+
+def _at_most(n: int) -> Any:
+    return lambda trials: sum(trial.state in (TrialState.RUNNING, TrialState.COMPLETE) for trial in trials) < n
+
+
+def test_a_trial_is_created_with_its_owner(search: SearchStorage, path: Path) -> None:
+    study = optuna.load_study(study_name="empty", storage=search)
+    study.ask()
+    (trial,) = load_study(open_for_reading(f"sqlite:///{path}"), "empty").get_trials()
+    assert (trial.state, Owner.of(trial)) == (TrialState.RUNNING, Owner.me())
+    search.heart.rest()
+
+
+def test_a_trial_from_the_line_is_given_its_owner(search: SearchStorage) -> None:
+    study = optuna.load_study(study_name="empty", storage=search)
+    study.enqueue_trial({"learning_rate": 1e-4})
+    trial = study.ask()
+    assert trial.suggest_float("learning_rate", 1e-5, 1e-3) == 1e-4
+    assert Owner.of(search.get_trial(trial._trial_id)) == Owner.me()
+    study.tell(trial, 0.5)
+
+
+@pytest.mark.parametrize("in_line", [False, True])
+def test_no_trial_starts_beyond_the_number_asked_for(search: SearchStorage, *, in_line: bool) -> None:
+    study = optuna.load_study(study_name="empty", storage=search)
+    search.may_start = _at_most(2)
+    first, _ = study.ask(), study.ask()
+    if in_line:
+        study.enqueue_trial({})
+    with pytest.raises(NothingToStart):
+        study.ask()
+    study.tell(first, state=TrialState.FAIL)
+    study.ask()
+    search.heart.rest()
+    assert [trial.state for trial in study.get_trials()].count(TrialState.RUNNING) == 2
+
+
+def test_two_workers_do_not_start_the_same_trial(search: SearchStorage, path: Path) -> None:
+    with _opened(f"sqlite:///{path}") as theirs:
+        other = SearchStorage.over(theirs, lock=path.parent / "run.lock")
+        mine, yours = (optuna.load_study(study_name="empty", storage=each) for each in (search, other))
+        mine.enqueue_trial({"learning_rate": 1e-4})
+        line = other.get_all_trials(mine._study_id, states=(TrialState.WAITING,))
+        trial = mine.ask()
+        assert other.set_trial_state_values(line[0]._trial_id, TrialState.RUNNING) is False
+        assert yours.ask().number == trial.number + 1
+        for storage in (search, other):
+            storage.heart.rest()
+
+
+def test_the_end_of_anothers_trial_is_seen_when_one_starts(search: SearchStorage, path: Path) -> None:
+    study = optuna.load_study(study_name="empty", storage=search)
+    study.tell(study.ask(), 0.5)
+    with _opened(f"sqlite:///{path}") as others:
+        optuna.load_study(study_name="empty", storage=others).add_trial(create_trial(value=0.9))
+    study.ask()
+    search.heart.rest()
+    complete = study.get_trials(states=(TrialState.COMPLETE,))
+    assert [trial.value for trial in complete] == [0.5, 0.9]
+
+
+def test_what_the_database_refuses_for_a_moment_is_asked_again(search: SearchStorage) -> None:
+    study = optuna.load_study(study_name="empty", storage=search)
+    backend, refusals = search._backend._backend, [True, True]  # type: ignore[attr-defined]
+
+    def refused_at_first(*what: Any, **named: Any) -> Any:
+        if refusals:
+            refusals.pop()
+            raise StorageInternalError("commit") from OperationalError("COMMIT", {}, Exception("database is locked"))
+        return type(backend).set_study_user_attr(backend, *what, **named)
+
+    backend.set_study_user_attr = refused_at_first
+    study.set_user_attr("note", "x")
+    assert not refusals
+    assert study.user_attrs["note"] == "x"
+
+
+def test_an_end_whose_answer_was_lost_is_an_end(search: SearchStorage) -> None:
+    study = optuna.load_study(study_name="empty", storage=search)
+    trial = study.ask()
+    backend, answers = search._backend._backend, [True]  # type: ignore[attr-defined]
+
+    def lost_answer(*what: Any, **named: Any) -> Any:
+        done = type(backend).set_trial_state_values(backend, *what, **named)
+        if answers:
+            answers.pop()
+            raise StorageInternalError("commit") from OperationalError("COMMIT", {}, Exception("connection closed"))
+        return done
+
+    backend.set_trial_state_values = lost_answer
+    study.tell(trial, 0.75)
+    assert search.get_trial(trial._trial_id).value == 0.75
+
+
+def test_a_trial_that_another_worker_has_ended_is_not_ended_again(search: SearchStorage, path: Path) -> None:
+    study = optuna.load_study(study_name="empty", storage=search)
+    trial = study.ask()
+    with _opened(f"sqlite:///{path}") as others:
+        optuna.load_study(study_name="empty", storage=others).tell(trial.number, state=TrialState.FAIL)
+    with pytest.raises(UpdateFinishedTrialError):
+        trial.report(0.5, 1)
+    with pytest.raises(UpdateFinishedTrialError):
+        search.set_trial_state_values(trial._trial_id, state=TrialState.COMPLETE, values=[0.5])
+    assert search.get_trial(trial._trial_id).state == TrialState.FAIL

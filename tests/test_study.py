@@ -6,7 +6,6 @@ import contextlib
 import datetime
 import os
 import shutil
-import signal
 import sqlite3
 import subprocess
 import sys
@@ -35,7 +34,6 @@ from hpsearch.study import (
     mend,
     open_storage,
     redact,
-    running,
     standing,
     stored_config,
     study_lock,
@@ -106,6 +104,10 @@ def _draw(trial: optuna.Trial, *, n: int = 3) -> None:
     """Draw the first `n` values of a trial, as a search does."""
     for name, dimension in list(_config().space.items())[:n]:
         dimension.suggest(trial, name)
+
+
+def _nobody_runs_it(_: FrozenTrial) -> bool:
+    return True
 
 
 def _waiting(study: optuna.Study) -> list[FrozenTrial]:
@@ -498,7 +500,7 @@ def test_a_trial_cut_short_fails_and_is_tried_again(storage: BaseStorage) -> Non
     _draw(finished)
     study.tell(finished, 0.8)
     orphan = _cut_short(study)
-    assert mend(study, _config()) == [1]
+    assert mend(study, _config(), _nobody_runs_it) == [1]
     first, failed, again = study.get_trials()
     assert (first.state, first.value) == (TrialState.COMPLETE, 0.8)
     assert (failed.state, failed.user_attrs) == (TrialState.FAIL, {"failure": "the process died"})
@@ -518,8 +520,8 @@ def test_trials_are_put_in_line_again_only_once(storage: BaseStorage) -> None:
     orphan = _cut_short(study)
     # The process that mends was killed before it closed the trial.
     study.enqueue_trial(orphan.params, user_attrs={"role": "defaults", "retry_of": 0})
-    assert mend(study, _config()) == [0]
-    assert mend(study, _config()) == []
+    assert mend(study, _config(), _nobody_runs_it) == [0]
+    assert mend(study, _config(), _nobody_runs_it) == []
     assert [trial.user_attrs["retry_of"] for trial in _waiting(study)] == [0]
 
 
@@ -527,7 +529,7 @@ def test_a_retry_that_is_cut_short_is_tried_again_as_well(storage: BaseStorage) 
     study = _resume(storage)
     for number in range(2):
         _cut_short(study)
-        assert mend(study, _config()) == [number]
+        assert mend(study, _config(), _nobody_runs_it) == [number]
     (waiting,) = _waiting(study)
     assert _fixed(waiting) == _DEFAULTS
     assert waiting.user_attrs == {"role": "defaults", "retry_of": 1}
@@ -540,15 +542,15 @@ def test_parameters_that_end_every_process_are_given_up_and_the_defaults_with_a_
     study.tell(finished, 0.8)
     for number in range(1, 4):
         _cut_short(study)
-        assert mend(study, _config()) == [number]
+        assert mend(study, _config(), _nobody_runs_it) == [number]
     assert _waiting(study) == []
     others = _resume(storage, name="others")
     for _ in range(2):
         _cut_short(others)
-        mend(others, _config())
+        mend(others, _config(), _nobody_runs_it)
     _cut_short(others)
     with pytest.raises(StudyError, match="died over them 3 times, probably out of memory; start another study"):
-        mend(others, _config())
+        mend(others, _config(), _nobody_runs_it)
 
 
 def test_interrupted_trials_are_tried_again_each_with_its_own_parameters(storage: BaseStorage) -> None:
@@ -560,8 +562,8 @@ def test_interrupted_trials_are_tried_again_each_with_its_own_parameters(storage
         trial.set_user_attr("failure", "interrupted")
         study.tell(trial, state=TrialState.FAIL)
         trials.append(trial)
-    assert mend(study, _config()) == []
-    assert mend(study, _config()) == []
+    assert mend(study, _config(), _nobody_runs_it) == []
+    assert mend(study, _config(), _nobody_runs_it) == []
     assert [(w.user_attrs["retry_of"], _fixed(w)) for w in _waiting(study)] == [(t.number, t.params) for t in trials]
 
 
@@ -571,8 +573,8 @@ def test_defaults_that_failed_are_put_in_line_again(storage: BaseStorage) -> Non
     _draw(trial)
     trial.set_user_attr("failure", "out of memory")
     study.tell(trial, state=TrialState.FAIL)
-    mend(study, _config())
-    mend(study, _config())
+    mend(study, _config(), _nobody_runs_it)
+    mend(study, _config(), _nobody_runs_it)
     (waiting,) = _waiting(study)
     assert (_fixed(waiting), waiting.user_attrs) == (_DEFAULTS, {"role": "defaults"})
 
@@ -581,7 +583,7 @@ def test_defaults_that_failed_are_put_in_line_again(storage: BaseStorage) -> Non
 def test_the_defaults_stay_the_defaults_however_early_they_are_cut_short(storage: BaseStorage, n_drawn: int) -> None:
     study = _resume(storage)
     assert list(_cut_short(study, n_drawn=n_drawn).params) == list(_DEFAULTS)[:n_drawn]
-    mend(study, _config())
+    mend(study, _config(), _nobody_runs_it)
     (waiting,) = _waiting(study)
     assert _fixed(waiting) == _DEFAULTS
     assert waiting.user_attrs["role"] == "defaults"
@@ -593,41 +595,8 @@ def test_a_trial_that_had_drawn_nothing_is_only_failed(storage: BaseStorage) -> 
     _draw(finished)
     study.tell(finished, 0.8)
     study.ask()
-    assert mend(study, _config()) == [1]
+    assert mend(study, _config(), _nobody_runs_it) == [1]
     assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE, TrialState.FAIL]
-
-
-# --- One process at a time --------------------------------------------------------------------------------------------
-
-_RUNNER = """
-import sys
-from hpsearch.errors import StudyError
-from hpsearch.study import StudyPaths, running
-try:
-    with running(StudyPaths.of(sys.argv[1], "reviews")):
-        print("running", flush=True)
-        sys.stdin.read()
-except StudyError as error:
-    print(error, flush=True)
-"""
-
-
-def test_a_second_process_may_not_run_the_study_until_the_first_has_ended_or_died(url: str) -> None:
-    paths, other = StudyPaths.of(url, "reviews"), StudyPaths.of(url, "others")
-    command = [sys.executable, "-c", _RUNNER, url]
-    with running(paths):
-        second = subprocess.run(command, input="", capture_output=True, text=True, check=True)
-    assert "another `hpsearch` at work on it; wait for it, or choose another --study" in second.stdout
-    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True) as first:
-        assert first.stdout is not None
-        assert first.stdout.readline() == "running\n"
-        with pytest.raises(StudyError, match="study 'reviews': expected that no one runs it"), running(paths):
-            pass
-        with running(other):
-            pass
-        first.send_signal(signal.SIGKILL)
-    with running(paths):
-        pass
 
 
 # --- What a study holds -----------------------------------------------------------------------------------------------
