@@ -21,7 +21,7 @@ import torch
 
 from hpsearch.errors import HpsearchError, Interrupted, StudyError, UsageError
 from hpsearch.observer import Observer
-from hpsearch.search import open_search, prepare, run_search
+from hpsearch.search import open_search, run_search
 from hpsearch.study import open_storage
 
 if TYPE_CHECKING:
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 
     from optuna.storages import BaseStorage
 
-    from hpsearch.config import Config, Hyperparameters
+    from hpsearch.config import Hyperparameters
     from hpsearch.observer import Standing
     from hpsearch.study import StudyPaths
     from hpsearch.trainer import Task
@@ -115,7 +115,7 @@ def place(n_workers: int | None, here: Resources, *, per_gpu: int, n_trials: int
 class _Job:
     """What a worker is given."""
 
-    config: Config
+    task: Task
     storage_url: str
     paths: StudyPaths
     timeout_s: float | None
@@ -164,7 +164,7 @@ def run_workers(
 
     def start(index: int) -> None:
         left = None if timeout_s is None else timeout_s - (time.monotonic() - started)
-        job = _Job(task.config, storage_url, paths, left, placement.n_threads, placement.devices[index], set_up)
+        job = _Job(task, storage_url, paths, left, placement.n_threads, placement.devices[index], set_up)
         workers[index] = _Worker(context, index, job, observer.for_worker(index))
 
     try:
@@ -312,7 +312,7 @@ def _work(job: _Job, pipe: Connection) -> None:
 
     try:
         run_search(
-            prepare(job.config),
+            job.task,
             open_storage(job.storage_url, create=False),
             job.paths,
             observer=relay,
