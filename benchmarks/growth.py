@@ -377,7 +377,6 @@ def run_trials(options: Document, folder: Path) -> Document:
         "data.train_rows": 256,  # at least one step for each of 8 evaluations, whatever is drawn
         "data.validation_rows": 64,
         "search.trials": n_earlier + 1 + n_real,  # the first one warms up and is not counted
-        "search.keep_checkpoints": n_real + 1,
     }
     config = load_config("quickstart", [f"{key}={value}" for key, value in settings.items()])
     url = f"sqlite:///{folder}/hpsearch.db"
@@ -385,7 +384,7 @@ def run_trials(options: Document, folder: Path) -> Document:
     task = prepare(config)
     lock = study_lock(task.config, data=task.data.fingerprint(), model=task.model.fingerprint)
     study = create_or_resume(storage, STUDY, task.config, lock)  # puts the defaults in line, as trial 0
-    insert(storage, study._study_id, made_up_trials(config, n_earlier, first=1, values=(0.0, 0.2)))
+    insert(storage, study._study_id, made_up_trials(config, n_earlier, first=1, values=(0.0, 1.0)))
     _, trials = watch_search(config)
     run_search(task, storage, StudyPaths.of(url, STUDY), observer=Observer())
     counted = trials[1:]
