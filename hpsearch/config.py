@@ -30,7 +30,10 @@ PACKAGE_SCHEME = "hpsearch:"
 
 _CONFIG_FOLDERS = (PACKAGE_FOLDER / "configs", PACKAGE_FOLDER.parent / "configs")  # wheel, then checkout
 _MAX_PARTS = 10  # of a dotted key; the longest known ones have three
-_DIMENSION_TYPES = ("float", "int", "categorical")
+_MAX_DEPTH = 20  # of sections in sections
+_MAX_VALUES = 10_000  # once aliases are put in: a kilobyte of aliases of aliases can stand for more than fits in memory
+_WHOLE_BITS = 64  # of a whole number: what databases and the libraries below take
+_DIMENSION_TYPES: dict[str, type[BaseModel]] = {"float": FloatRange, "int": IntRange, "categorical": Choices}
 
 
 class _Section(BaseModel):
@@ -79,7 +82,10 @@ class DataConfig(_Section):
     def _label_values_are_text(cls, values: Any) -> Any:
         # 0 and "0" are the same value in a csv file, so the mapping is keyed by text.
         if isinstance(values, dict) and isinstance(values.get("labels"), dict):
-            labels = {_label_key(value): name for value, name in values["labels"].items()}
+            given = values["labels"]
+            labels = {_label_key(value): name for value, name in given.items()}
+            if len(labels) < len(given):  # one of them would be lost
+                raise ValueError(f"expected labels that differ as text, without outer white space, got {list(given)}")
             return {**values, "labels": labels}
         return values
 
@@ -88,8 +94,12 @@ class DataConfig(_Section):
         if self.labels is not None:
             if len(self.labels) < 2:
                 raise ValueError(f"expected at least two labels, got {list(self.labels)}")
-            if len(set(self.labels.values())) < len(self.labels):
-                raise ValueError(f"expected a name of its own for each label, got {list(self.labels.values())}")
+            names = list(self.labels.values())
+            if len(set(names)) < len(names):
+                raise ValueError(f"expected a name of its own for each label, got {names}")
+            unseen = [name for name in names if not name.strip() or not name.isprintable()]
+            if unseen:
+                raise ValueError(f"expected label names of visible characters, got {unseen[0]!r}")
         if self.text_column == self.label_column:
             raise ValueError(f"expected two different columns for text and label, got {self.text_column!r} for both")
         return self
@@ -97,6 +107,8 @@ class DataConfig(_Section):
 
 def _label_key(value: Any) -> str:
     """Return a label's value as `data.py` reads it from a file."""
+    if value is None:
+        raise ValueError("expected a value for each label, got null; quote it where the word is meant")
     text = str(value).lower() if isinstance(value, bool) else str(value)
     return unicodedata.normalize("NFC", text).strip()
 
@@ -111,7 +123,7 @@ class Hyperparameters(_Section):
     """
 
     learning_rate: float = Field(default=5e-5, gt=0, lt=1)
-    num_train_epochs: int | float = Field(default=10, gt=0)
+    num_train_epochs: int | float = Field(default=10, gt=0, le=100_000)
     per_device_train_batch_size: int = Field(default=32, ge=1)
     gradient_accumulation_steps: int = Field(default=1, ge=1)
     warmup_steps: float = Field(default=0.0, ge=0)
@@ -159,7 +171,7 @@ class SearchConfig(_Section):
 
     trials: int = Field(default=20, ge=1)
     """Finished trials (complete and pruned) the study shall come to, over all restarts."""
-    evaluations: int = Field(default=8, ge=1)
+    evaluations: int = Field(default=8, ge=1, le=10_000)
     """Evaluations per trial, at equal fractions of the trial's own schedule."""
     sampler: Literal["tpe", "random", "gp"] = "tpe"
     pruner: Literal["median", "successive-halving", "hyperband", "none"] = "median"
@@ -193,7 +205,7 @@ class Config(_Section):
 
     def _problems_of(self, name: str) -> Iterable[str]:
         if name not in Hyperparameters.model_fields:
-            hint = _did_you_mean(name, Hyperparameters.model_fields)
+            hint = did_you_mean(name, Hyperparameters.model_fields)
             yield f"space.{name}: expected a hyperparameter's name, got {name!r}{hint}"
             return
         dimension = self.space[name]
@@ -256,7 +268,7 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
         raise ConfigError(f"{path}: expected a YAML file in UTF-8, got: {_one_line(error)}") from error
     tree = _parse_yaml(text, where=str(path))
     if not isinstance(tree, dict):
-        raise ConfigError(f"{path}: expected keys such as `model:` and `data:`, got {_shorten(tree)}")
+        raise ConfigError(f"{path}: expected keys such as `model:` and `data:`, got {shorten(tree)}")
     tree.setdefault("study", path.stem)
     return build_config(tree, overrides, where=str(path))
 
@@ -295,7 +307,7 @@ def resolve_path(path: str) -> Path:
         resolved.exists()
     except (OSError, RuntimeError) as error:
         problem = getattr(error, "strerror", None) or _one_line(error)
-        raise ConfigError(f"{_shorten(path)}: expected a path that can be looked up, got: {problem}") from error
+        raise ConfigError(f"{shorten(path)}: expected a path that can be looked up, got: {problem}") from error
     return resolved
 
 
@@ -310,9 +322,9 @@ def _find_config(name_or_path: str) -> Path:
         return path
     if name_or_path in shipped:
         return shipped[name_or_path]
-    hint = _did_you_mean(name_or_path, shipped)
+    hint = did_you_mean(name_or_path, shipped)
     raise ConfigError(
-        f"config {_shorten(name_or_path)}: expected a YAML file or one of {', '.join(shipped)}; "
+        f"config {shorten(name_or_path)}: expected a YAML file or one of {', '.join(shipped)}; "
         f"there is no such file{hint}"
     )
 
@@ -323,13 +335,15 @@ def _parse_yaml(text: str, *, where: str) -> Any:
 
     try:
         with warnings.catch_warnings(action="ignore", category=YAMLWarning):  # such as of an anchor that is reused
-            return YAML(typ="safe", pure=True).load(text)
+            value = YAML(typ="safe", pure=True).load(text)
     # The rest is what ruamel.yaml 0.19 lets escape for values that contradict their tag, such as `!!int ''`.
     except (YAMLError, ValueError, LookupError, TypeError, AttributeError, ArithmeticError, RecursionError) as error:
         mark = getattr(error, "problem_mark", None)
         place = f", line {mark.line + 1}, column {mark.column + 1}" if mark else ""
         problem = getattr(error, "problem", None) or _one_line(error)
         raise ConfigError(f"{where}{place}: expected YAML, got: {problem}") from error
+    _count_values(value, where, {}, depth=0)
+    return value
 
 
 def _override(tree: dict[str, Any], override: str) -> dict[str, Any]:
@@ -341,7 +355,7 @@ def _override(tree: dict[str, Any], override: str) -> dict[str, Any]:
 
     def replaced(branch: Any, rest: list[str]) -> dict[str, Any]:
         if branch is not None and not isinstance(branch, dict):
-            raise ConfigError(f"--set {override}: expected a key with parts, got the plain value {_shorten(branch)}")
+            raise ConfigError(f"--set {override}: expected a key with parts, got the plain value {shorten(branch)}")
         new: dict[str, Any] = dict(branch or {})
         new[rest[0]] = replaced(new.get(rest[0]), rest[1:]) if len(rest) > 1 else value
         return new
@@ -349,24 +363,52 @@ def _override(tree: dict[str, Any], override: str) -> dict[str, Any]:
     return replaced(tree, names)
 
 
+def _count_values(value: Any, where: str, known: dict[int, int], *, depth: int) -> int:
+    """Return how many values a YAML document stands for, each alias counted wherever it is used.
+
+    Args:
+        value: The document, or a part of it.
+        where: What messages call the source.
+        known: The counts of the dicts and lists that were met before, by their `id`.
+        depth: How many others this one stands in.
+
+    Raises:
+        ConfigError: If there are more than any configuration has, if they are nested deeper, or if a whole number has
+            more bits than databases and libraries take.
+    """
+    if isinstance(value, int) and not -(2 ** (_WHOLE_BITS - 1)) <= value < 2 ** (_WHOLE_BITS - 1):
+        raise ConfigError(f"{where}: expected whole numbers of up to {_WHOLE_BITS} bits, got {value.bit_length()} bits")
+    if not isinstance(value, dict | list | tuple | set):
+        return 1
+    if id(value) not in known:
+        if depth > _MAX_DEPTH:
+            raise ConfigError(f"{where}: expected sections up to {_MAX_DEPTH} deep, got deeper ones, or one in itself")
+        inner = [*value, *value.values()] if isinstance(value, dict) else value
+        count = 1 + sum(_count_values(each, where, known, depth=depth + 1) for each in inner)
+        if count > _MAX_VALUES:
+            raise ConfigError(f"{where}: expected up to {_MAX_VALUES:,} values, got more once aliases are put in")
+        known[id(value)] = count
+    return known[id(value)]
+
+
 def _describe(detail: ErrorDetails) -> list[str]:
     """Return what is wrong as lines of `place: expected …, got …`."""
     location = [str(part) for part in detail["loc"]]
+    kind = ""
     if len(location) > 2 and location[0] == "space" and location[2] in _DIMENSION_TYPES:
-        del location[2]  # pydantic adds the tag of the union
+        kind = location.pop(2)  # pydantic adds the tag of the union
     if location and location[-1] in ("int", "float"):
         del location[-1]
     place = ".".join(location)
     if detail["type"] == "value_error":
         lines = str(detail["ctx"]["error"]).split("\n")
         return [f"{place}: {line}" if place else line for line in lines]
-    if detail["type"] == "extra_forbidden":
-        return [
-            f"{place}: expected a known key, got {location[-1]!r}{_did_you_mean(location[-1], _siblings(location))}"
-        ]
+    if detail["type"] in ("extra_forbidden", "invalid_key"):
+        hint = did_you_mean(location[-1], _siblings(location, kind))
+        return [f"{place}: expected a known key, got {location[-1]!r}{hint}"]
     if detail["type"] == "missing":
         return [f"{place}: expected a value, got none"]
-    return [f"{place}: {_expected(detail)}, got {_shorten(detail['input'])}"]
+    return [f"{place}: {_expected(detail)}, got {shorten(detail['input'])}"]
 
 
 def _expected(detail: ErrorDetails) -> str:
@@ -375,11 +417,10 @@ def _expected(detail: ErrorDetails) -> str:
     return detail["msg"].replace("Input should be", "expected", 1)
 
 
-def _siblings(location: list[str]) -> Iterable[str]:
-    """Return the keys that are known at the place of the last one of `location`."""
-    if location[0] == "space" and len(location) > 1:
-        models = (FloatRange, IntRange, Choices)
-        return {name for model in models for name in model.model_fields}
+def _siblings(location: list[str], kind: str) -> Iterable[str]:
+    """Return the keys that are known at the place of the last one of `location`, in a dimension those of its type."""
+    if kind:
+        return _DIMENSION_TYPES[kind].model_fields
     model: type[BaseModel] = Config
     for name in location[:-1]:
         field = model.model_fields.get(name)
@@ -389,12 +430,15 @@ def _siblings(location: list[str]) -> Iterable[str]:
     return model.model_fields
 
 
-def _did_you_mean(name: str, known: Iterable[str]) -> str:
-    matches = difflib.get_close_matches(name, list(known), n=1)
-    return f"; did you mean {matches[0]!r}?" if matches else ""
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return a question that names the nearest known name, or nothing where none is near."""
+    plain = {each.strip().lower(): each for each in known}
+    matches = difflib.get_close_matches(name.strip().lower(), list(plain), n=1)
+    return f"; did you mean {plain[matches[0]]!r}?" if matches else ""
 
 
-def _shorten(value: Any, limit: int = 80) -> str:
+def shorten(value: Any, limit: int = 80) -> str:
+    """Return a value as a message shows it: its `repr`, cut after `limit` characters."""
     text = repr(value)
     return text if len(text) <= limit else text[: limit - 3] + "..."
 

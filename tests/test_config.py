@@ -496,6 +496,7 @@ def test_what_lies_outside_is_not_in_a_range(value: object) -> None:
 
 
 names = st.text(st.characters(codec="utf-8", exclude_characters="\x00"), min_size=1, max_size=10)
+words = st.text("ab01가é🙂", min_size=1, max_size=5)
 settings_in_space = st.fixed_dictionaries(
     {},
     optional={
@@ -512,7 +513,7 @@ settings_in_space = st.fixed_dictionaries(
 @given(
     space=st.fixed_dictionaries({}, optional={}) | settings_in_space,
     study=names,
-    labels=st.none() | st.dictionaries(names, names, min_size=2, max_size=4),
+    labels=st.none() | st.dictionaries(words, words, min_size=2, max_size=4),
     seed=st.integers(0, 2**32 - 1),
     rows=st.none() | st.integers(2, 10**9),
 )
