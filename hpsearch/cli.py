@@ -45,7 +45,9 @@ class _Failure(click.ClickException):
         self.exit_code = error.exit_code  # type: ignore[misc]  # Click sets it on instances itself
 
     def show(self, file: Any = None) -> None:
-        click.echo(f"error: {self.message}", file=file or sys.stderr)
+        # Names and values from files stand in it, and none of them may control a terminal.
+        shown = "".join(c if c.isprintable() or c in " \n" else ascii(c)[1:-1] for c in self.message)
+        click.echo(f"error: {shown}", file=file or sys.stderr)
 
 
 class _ErrorBoundary(click.Group):

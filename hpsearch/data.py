@@ -10,6 +10,7 @@ from __future__ import annotations
 import csv
 import hashlib
 import json
+import math
 import re
 import unicodedata
 from dataclasses import dataclass
@@ -18,12 +19,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from hpsearch.config import PACKAGE_SCHEME, resolve_path
+from hpsearch.config import PACKAGE_SCHEME, did_you_mean, resolve_path, shorten
 from hpsearch.errors import DataError, HubError
 from hpsearch.hub import TWO_WAYS_ON, prepare_hub
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
 
     from numpy.typing import NDArray
 
@@ -35,7 +36,21 @@ _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
 _SUFFIXES = (*_DELIMITERS, ".json", ".jsonl", ".parquet")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LINE_END = re.compile(r"\r\n|\r|\n")
+_LINE_END_BYTES = re.compile(rb"\r\n|\r|\n")
 _MAX_CELL = 2**31 - 1  # characters; the csv module's own limit of 131,072 refuses long articles
+_MOST_SHOWN = 20  # labels or columns in a message
+_AS_CSV = "export the sheet as CSV in UTF-8"
+_NO_TEXT = {
+    b"\xff\xfe": "UTF-16; convert it, for example with iconv -f UTF-16 -t UTF-8",
+    b"\xfe\xff": "UTF-16; convert it, for example with iconv -f UTF-16 -t UTF-8",
+    b"\x1f\x8b": "a gzip archive; unpack it",
+    b"\x28\xb5\x2f\xfd": "a zstd archive; unpack it",
+    b"PK\x03\x04": f"a zip archive or a spreadsheet; unpack it, or {_AS_CSV}",
+    b"\xd0\xcf\x11\xe0": f"an Excel sheet; {_AS_CSV}",
+    b"PAR1": "a parquet file; name it .parquet",
+    b"version https://git-lfs": "a pointer of Git LFS; fetch the file with git lfs pull",
+}
+"""What files of other kinds begin with, and what to do about them."""
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -206,8 +221,8 @@ def _take(table: _Table, rows: Integers, labels: dict[str, str]) -> Split:
     for row in kept:
         if table.labels[row] not in ids:
             raise DataError(
-                f"{table.place(row)}, column {table.label_column!r}: expected one of the labels "
-                f"{', '.join(map(repr, ids))}, got {table.labels[row]!r}; mend the row, or name it in data.labels"
+                f"{table.place(row)}, column {table.label_column!r}: expected one of the labels {_listed(ids)}, "
+                f"got {shorten(table.labels[row])}; mend the row, or name it in data.labels"
             )
     return Split(
         texts=tuple(table.texts[row] for row in kept),
@@ -231,8 +246,9 @@ def _label_values(config: DataConfig, table: _Table, rows: Integers) -> dict[str
     blank = next((row for row in rows.tolist() if table.texts[row].strip() and not table.labels[row]), None)
     if blank is not None:
         raise DataError(f"{table.place(blank)}, column {table.label_column!r}: expected a label, got a blank cell")
+    _check_alike(table, [row for row in rows.tolist() if table.texts[row].strip()])
     try:
-        ordered = sorted(sorted(seen), key=float)  # twice, because "1" and "1.0" are equal and a set has no order
+        ordered = sorted(sorted(seen), key=float)  # twice, because nan has no place among numbers and a set no order
     except ValueError:
         ordered = sorted(seen)
     if len(ordered) > 1 and len(ordered) > max(20, len(rows) // 2):
@@ -243,17 +259,43 @@ def _label_values(config: DataConfig, table: _Table, rows: Integers) -> dict[str
     return {value: value for value in ordered}
 
 
+def _check_alike(table: _Table, rows: Sequence[int]) -> None:
+    """Refuse labels that a person would take for the same: two classes where one was meant would change every score."""
+    first_rows = {table.labels[row]: row for row in sorted(rows, reverse=True)}
+    alike: dict[str | float, str] = {}
+    for label in sorted(first_rows, key=first_rows.__getitem__):
+        other = alike.setdefault(_plain_form(label), label)
+        if other != label:
+            raise DataError(
+                f"{table.name}, column {table.label_column!r}: expected labels that differ by more than case, "
+                f"invisible characters or the way a number is written, got {shorten(other)} in "
+                f"{table.unit(first_rows[other])} and {shorten(label)} in {table.unit(first_rows[label])}; "
+                f"mend the rows, or name each value in data.labels"
+            )
+
+
+def _plain_form(label: str) -> str | float:
+    """Return what labels that look alike have in common."""
+    visible = "".join(character for character in label.casefold() if character.isprintable())
+    try:
+        number = float(visible)
+    except ValueError:
+        return visible
+    return number if math.isfinite(number) else visible
+
+
 def _check_labels(name: str, split: Split, table: _Table, labels: dict[str, str]) -> None:
     if not len(split):
+        advice = "; give the splits rows of their own" if split.n_overlaps else ""
         raise DataError(
             f"{table.name}: expected {name} rows with a text, got none of {split.n_sampled:,} "
-            f"({split.n_blank:,} blank, {split.n_overlaps:,} also in another split)"
+            f"({split.n_blank:,} blank, {split.n_overlaps:,} also in another split){advice}"
         )
     if name == "training" and len(present := sorted(set(split.labels.tolist()))) < 2:
         names = [list(labels)[i] for i in present]
         raise DataError(
             f"{table.name}, column {table.label_column!r}: expected at least two labels among the {len(split):,} "
-            f"training rows, got {names[0]!r} only; a classifier needs examples of each"
+            f"training rows, got {shorten(names[0])} only; a classifier needs examples of each"
         )
 
 
@@ -269,13 +311,18 @@ class _Table:
     labels: list[str]
     """As text, '' where blank; empty list where labels were not asked for."""
     lines: list[int] | None
-    """1-based line of each row in a text file."""
+    """1-based line of each row in a text file, or its item in a .json file."""
     label_column: str
     label_names: dict[str, str] | None = None
     """Value -> name in the order of the class ids, where the source itself knows them."""
 
     def place(self, row: int) -> str:
-        return f"{self.name}, line {self.lines[row]}" if self.lines else f"{self.name}, row {row + 1}"
+        return f"{self.name}, {self.unit(row)}"
+
+    def unit(self, row: int) -> str:
+        if self.lines is None:
+            return f"row {row + 1}"
+        return f"{'item' if self.name.lower().endswith('.json') else 'line'} {self.lines[row]}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -306,6 +353,8 @@ class _Source:
             return _read_hub(self.config, self.split, columns)
         suffix = self.path.suffix.lower()
         try:
+            if suffix != ".parquet":
+                _check_is_text(self.path)
             if suffix in _DELIMITERS:
                 records = _read_delimited(self.path, columns, _DELIMITERS[suffix], self.config.quoting)
             elif suffix == ".parquet":
@@ -340,8 +389,20 @@ def _place_of(path: Path, error: UnicodeDecodeError) -> str:
         raw.decode()
     except UnicodeDecodeError as whole:
         error = whole
-    line = raw[: error.start].count(b"\n") + 1
-    return f", line {line}"
+    return f", line {len(_LINE_END_BYTES.findall(raw[: error.start])) + 1}"
+
+
+def _check_is_text(path: Path) -> None:
+    """Refuse a file of another kind, whatever its name says."""
+    with path.open("rb") as file:
+        head = file.read(32)
+    what = next((what for signature, what in _NO_TEXT.items() if head.startswith(signature)), None)
+    if head and not head.strip(b"\0"):
+        what = "zero bytes, as a crash or a full disk leaves them; restore the file"
+    elif b"\0\0" in (head[0:4:2], head[1:4:2]):
+        what = "UTF-16 without its mark; convert it, for example with iconv -f UTF-16LE -t UTF-8"
+    if what:
+        raise DataError(f"{path}: expected text in UTF-8, got {what}")
 
 
 def _is_hub(config: DataConfig) -> bool:
@@ -428,7 +489,10 @@ def _read_json(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[A
     if path.suffix.lower() == ".json":
         records = _parse_json(path, text, first_line=1)
         if not isinstance(records, list):
-            raise DataError(f"{path}: expected a list of objects, got {type(records).__name__}")
+            raise DataError(
+                f"{path}: expected a list of objects, got {type(records).__name__}; write one list of objects, or one "
+                f"object a line in a file that ends in .jsonl"
+            )
         numbered = list(enumerate(records, start=1))
         unit = "item"
     else:
@@ -438,10 +502,13 @@ def _read_json(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[A
             if line.strip():
                 numbered.append((number, _parse_json(path, line, first_line=number)))
     for number, record in numbered:
+        if isinstance(record, _RepeatedKey):
+            raise DataError(f"{path}, {unit} {number}: expected each key once, got {shorten(record.key)} twice")
         if not isinstance(record, dict):
             raise DataError(f"{path}, {unit} {number}: expected an object, got {type(record).__name__}")
         _find_columns(path, columns, list(record), at=f", {unit} {number}")
         values = [record[column] for column in columns]
+        _check_plain(f"{path}, {unit} {number}", columns, values)
         if any(_SURROGATE.search(str(value)) for value in values):
             raise DataError(
                 f"{path}, {unit} {number}: expected Unicode text, got half a character such as \\ud83d; mend the row"
@@ -449,26 +516,48 @@ def _read_json(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[A
         yield number, values
 
 
+@dataclass(frozen=True, slots=True)
+class _RepeatedKey:
+    """Stands for an object that has a key twice, of which Python would keep the last value and drop the others."""
+
+    key: str
+
+
+def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _RepeatedKey:
+    record = dict(pairs)
+    if len(record) == len(pairs):
+        return record
+    keys = [key for key, _ in pairs]
+    return _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
+
+
 def _parse_json(path: Path, text: str, *, first_line: int) -> Any:
     try:
-        return json.loads(text)
+        return json.loads(text, object_pairs_hook=_object)
     except json.JSONDecodeError as error:
-        raise DataError(f"{path}, line {first_line + error.lineno - 1}: expected JSON, got: {error.msg}") from error
+        several = error.msg == "Extra data" and path.suffix.lower() == ".json"
+        advice = "; if it has one object a line, name it .jsonl" if several else ""
+        raise DataError(
+            f"{path}, line {first_line + error.lineno - 1}: expected JSON, got: {error.msg}{advice}"
+        ) from error
     except (ValueError, RecursionError) as error:  # a number of thousands of digits, a thousand brackets
         raise DataError(f"{path}, near line {first_line}: expected JSON, got: {error}") from error
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-    from pyarrow import ArrowInvalid, parquet
+    from pyarrow import ArrowException, parquet
 
     try:
         file = parquet.ParquetFile(path)
-    except ArrowInvalid as error:
+        _find_columns(path, columns, file.schema_arrow.names)
+        table = file.read(columns=list(columns))
+        values = [table.column(column).to_pylist() for column in columns]
+    except (ArrowException, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise
         raise DataError(f"{path}: expected a parquet file, got: {error}") from error
-    _find_columns(path, columns, file.schema_arrow.names)
-    table = file.read(columns=list(columns))
-    values = [table.column(column).to_pylist() for column in columns]
     for number, record in enumerate(zip(*values, strict=True), start=1):
+        _check_plain(f"{path}, row {number}", columns, record)
         yield number, list(record)
 
 
@@ -486,6 +575,8 @@ def _read_hub(config: DataConfig, split: str, columns: Sequence[str]) -> _Table:
         ) from error
     name = f"{config.train} [{split}]"
     _find_columns(Path(name), columns, rows.column_names)
+    for number, record in enumerate(zip(*(rows[column][:] for column in columns), strict=True), start=1):
+        _check_plain(f"{name}, row {number}", columns, record)
     texts = [_text(value) for value in rows[columns[0]][:]]
     labels = [_label(value) for value in rows[columns[1]][:]] if len(columns) > 1 else []
     names = getattr(rows.features.get(config.label_column), "names", None)
@@ -496,11 +587,36 @@ def _read_hub(config: DataConfig, split: str, columns: Sequence[str]) -> _Table:
 def _find_columns(path: Path, columns: Sequence[str], header: Sequence[str], at: str = "") -> list[int]:
     for column in columns:
         if header.count(column) != 1:
-            found = "it twice" if column in header else ", ".join(map(repr, header)) or "no columns"
+            found = "it twice" if column in header else _listed(header) or "no columns"
+            if len(header) == 1 and (other := next((mark for mark in ",;\t|" if mark in header[0]), None)):
+                hint = (
+                    f"; columns are separated by {_DELIMITERS.get(path.suffix.lower(), ',')!r} here, not by {other!r}"
+                )
+            else:
+                hint = "" if column in header else did_you_mean(column, header)
             raise DataError(
                 f"{path}{at}: expected a column {column!r}, got {found}; set data.text_column and data.label_column"
+                + hint
             )
     return [header.index(column) for column in columns]
+
+
+def _listed(values: Iterable[str]) -> str:
+    """Return values as a message shows them, the first of many."""
+    shown = list(values)
+    more = f" and {len(shown) - _MOST_SHOWN:,} more" if len(shown) > _MOST_SHOWN else ""
+    return ", ".join(shorten(value) for value in shown[:_MOST_SHOWN]) + more
+
+
+def _check_plain(place: str, columns: Sequence[str], values: Sequence[Any]) -> None:
+    """Refuse a value that is no text or number: written out as Python shows it, it would be trained on as a text."""
+    for column, value in zip(columns, values, strict=True):
+        if isinstance(value, dict | list | tuple | bytes | _RepeatedKey):
+            kind = "bytes" if isinstance(value, bytes) else "a list" if isinstance(value, list | tuple) else "an object"
+            raise DataError(
+                f"{place}, column {column!r}: expected text or a number, got {kind}; write the text itself into the "
+                f"column, or name another column"
+            )
 
 
 def _text(value: Any) -> str:
