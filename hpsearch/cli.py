@@ -351,6 +351,54 @@ def baseline(config_name: str | None, overrides: tuple[str, ...], loop: str, as_
 
 
 @cli.command()
+@click.argument("file")
+@click.option(
+    "--output",
+    type=click.Path(path_type=Path),
+    default="my-search.yaml",
+    show_default=True,
+    help="The configuration to write; its name becomes the study's. No file is replaced.",
+)
+@click.option("--model", metavar="NAME", help="A local model folder or a Hub id.  [default: that of own-data]")
+@click.option("--text-column", metavar="NAME", help="The column that holds the text, where the guess is wrong.")
+@click.option("--label-column", metavar="NAME", help="The column that holds the label, where the guess is wrong.")
+@click.option(
+    "--quoting",
+    type=click.Choice(["standard", "none"]),
+    default=None,
+    help="How csv, tsv and txt files use double quotes, where the guess is wrong.",
+)
+@_json_option
+def init(
+    file: str,
+    output: Path,
+    model: str | None,
+    text_column: str | None,
+    label_column: str | None,
+    quoting: str | None,
+    as_json: bool,
+) -> None:
+    """Look at a file of labelled texts and write a configuration that searches on it.
+
+    Guesses the columns, the labels' names, the splits and the longest input, and says how sure it is.
+
+    \b
+    Example:
+        hpsearch init reviews.csv
+        hpsearch init reviews.tsv --model ./my-encoder --label-column stars --output stars.yaml
+    """
+    _prepare_process()
+    from hpsearch import report, starter
+
+    with _shown_wait("reading the data"):
+        proposed = starter.propose(
+            file, output, model=model, text_column=text_column, label_column=label_column, quoting=quoting
+        )
+    starter.write(proposed)
+    _print(report.starter_document(proposed) if as_json else report.starter_text(proposed, _width()))
+
+
+@cli.command()
 @_config_options
 @_json_option
 def inspect(config_name: str | None, overrides: tuple[str, ...], as_json: bool) -> None:
@@ -370,6 +418,29 @@ def inspect(config_name: str | None, overrides: tuple[str, ...], as_json: bool) 
     with _shown_wait("reading the data"):
         document = inspect_data(config)
     _print(document if as_json else report.inspection_text(document, _width()))
+
+
+@cli.command()
+@_storage_option
+@_json_option
+def doctor(storage_url: str, as_json: bool) -> None:
+    """Check whether searches can run here: libraries, device, memory, disk, encoding, Hub and storage.
+
+    Exits with 1 if a check fails. Nothing is written.
+
+    \b
+    Example:
+        hpsearch doctor --json
+    """
+    _prepare_process()
+    from hpsearch import report
+    from hpsearch.doctor import diagnose
+
+    with _shown_wait("looking around"):
+        diagnosis = diagnose(storage_url, encoding=sys.stdout.encoding)
+    _print(report.diagnosis_document(diagnosis) if as_json else report.diagnosis_text(diagnosis, _width()))
+    if diagnosis.n_failed:
+        sys.exit(1)
 
 
 @cli.command()

@@ -266,6 +266,20 @@ def load_config(name_or_path: str, overrides: Sequence[str] = ()) -> Config:
         text = path.read_text(encoding="utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: expected a YAML file in UTF-8, got: {_one_line(error)}") from error
+    return parse_config(text, overrides, path=path)
+
+
+def parse_config(text: str, overrides: Sequence[str] = (), *, path: Path) -> Config:
+    """Check a configuration given as YAML, after applying `KEY=VALUE` overrides.
+
+    Args:
+        text: What the file holds.
+        overrides: As in `load_config`.
+        path: The file; it need not be there.
+
+    Raises:
+        ConfigError: With every mistake, one a line.
+    """
     tree = _parse_yaml(text, where=str(path))
     if not isinstance(tree, dict):
         raise ConfigError(f"{path}: expected keys such as `model:` and `data:`, got {shorten(tree)}")

@@ -7,6 +7,7 @@ test split is sealed: a search reads its texts at most to keep them out of the t
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import hashlib
 import json
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     Integers = NDArray[np.int64]
 
 _DELIMITERS = {".csv": ",", ".tsv": "\t", ".txt": "\t"}
+_OTHER_DELIMITERS = ",\t;|"  # what stands between cells in files that call themselves csv
 _SUFFIXES = (*_DELIMITERS, ".json", ".jsonl", ".parquet")
 _SURROGATE = re.compile("[\ud800-\udfff]")
 _LINE_END = re.compile(r"\r\n|\r|\n")
@@ -247,10 +249,7 @@ def _label_values(config: DataConfig, table: _Table, rows: Integers) -> dict[str
     if blank is not None:
         raise DataError(f"{table.place(blank)}, column {table.label_column!r}: expected a label, got a blank cell")
     _check_alike(table, [row for row in rows.tolist() if table.texts[row].strip()])
-    try:
-        ordered = sorted(sorted(seen), key=float)  # twice, because nan has no place among numbers and a set no order
-    except ValueError:
-        ordered = sorted(seen)
+    ordered = ordered_labels(seen)
     if len(ordered) > 1 and len(ordered) > max(20, len(rows) // 2):
         raise DataError(
             f"{table.name}, column {table.label_column!r}: expected labels that recur, got {len(ordered):,} different "
@@ -282,6 +281,16 @@ def _plain_form(label: str) -> str | float:
     except ValueError:
         return visible
     return number if math.isfinite(number) else visible
+
+
+def ordered_labels(values: Iterable[str]) -> list[str]:
+    """Return label values in the order of their class ids: by number where all are numbers, else by code point."""
+    ordered = sorted(values)
+    try:
+        ordered.sort(key=float)  # sorted before, because nan has no place among numbers and a set no order
+    except ValueError:
+        return ordered
+    return ordered
 
 
 def _check_labels(name: str, split: Split, table: _Table, labels: dict[str, str]) -> None:
@@ -338,7 +347,7 @@ class _Source:
         """Return the source of the training rows or of a split that has one of its own."""
         if _is_hub(config):
             return cls(config, None, "train" if role == "train" else getattr(config, role))
-        return cls(config, _existing(getattr(config, role), key=f"data.{role}"))
+        return cls(config, data_file(getattr(config, role), key=f"data.{role}"))
 
     @classmethod
     def of_test(cls, config: DataConfig) -> _Source | None:
@@ -352,7 +361,7 @@ class _Source:
         if self.path is None:
             return _read_hub(self.config, self.split, columns)
         suffix = self.path.suffix.lower()
-        try:
+        with _reading(self.path):
             if suffix != ".parquet":
                 _check_is_text(self.path)
             if suffix in _DELIMITERS:
@@ -362,22 +371,58 @@ class _Source:
             else:
                 records = _read_json(self.path, columns)
             rows = list(records)
-        except UnicodeDecodeError as error:
-            raise DataError(
-                f"{self.path}{_place_of(self.path, error)}: expected UTF-8, got the byte "
-                f"0x{error.object[error.start]:02x}; convert it, for example with iconv -f CP949 -t UTF-8"
-            ) from error
-        except OSError as error:
-            raise DataError(f"{self.path}: expected a readable file, got: {error.strerror or error}") from error
         if not rows:
             raise DataError(f"{self.path}: expected rows of data, got none")
         return _Table(
             name=str(self.path),
-            texts=[_text(values[0]) for _, values in rows],
-            labels=[_label(values[1]) for _, values in rows] if with_labels else [],
+            texts=[as_text(values[0]) for _, values in rows],
+            labels=[as_label(values[1]) for _, values in rows] if with_labels else [],
             lines=[line for line, _ in rows] if suffix != ".parquet" else None,
             label_column=self.config.label_column,
         )
+
+
+@contextlib.contextmanager
+def _reading(path: Path) -> Iterator[None]:
+    """Say of a file what keeps it from being read."""
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"{path}{_place_of(path, error)}: expected UTF-8, got the byte 0x{error.object[error.start]:02x}; "
+            f"convert it, for example with iconv -f CP949 -t UTF-8"
+        ) from error
+    except OSError as error:
+        raise DataError(f"{path}: expected a readable file, got: {error.strerror or error}") from error
+
+
+def records_of(path: Path, quoting: str) -> Iterator[dict[str, Any]]:
+    """Yield every record of a file with all its columns, read by the rules of a search, one at a time.
+
+    A column whose name the header has twice is left out, and so are a parquet file's nested ones.
+
+    Args:
+        path: As `data_file` returns it.
+        quoting: As `DataConfig.quoting`.
+
+    Raises:
+        DataError: If the file is not as expected; with file and line.
+    """
+    suffix = path.suffix.lower()
+    with _reading(path):
+        if suffix != ".parquet":
+            _check_is_text(path)
+        if suffix in _DELIMITERS:
+            cells = _delimited(path, _DELIMITERS[suffix], quoting)
+            _, header = next(cells)
+            places = {name: place for place, name in enumerate(header) if header.count(name) == 1}
+            for _, row in cells:
+                yield {name: row[place] for name, place in places.items()}
+        elif suffix == ".parquet":
+            yield from _parquet_records(path)
+        else:
+            for _, _, record in _json_objects(path):
+                yield record
 
 
 def _place_of(path: Path, error: UnicodeDecodeError) -> str:
@@ -415,7 +460,16 @@ def _is_hub(config: DataConfig) -> bool:
     )
 
 
-def _existing(name: str, *, key: str) -> Path:
+def data_file(name: str, *, key: str) -> Path:
+    """Return the absolute path of a file of labelled texts.
+
+    Args:
+        name: As a configuration names it.
+        key: What messages call it.
+
+    Raises:
+        UsageError: If there is no such file, or it is of a kind that is not read.
+    """
     path = resolve_path(name)
     if not path.exists():
         raise DataError(
@@ -434,6 +488,15 @@ def _read_delimited(
     path: Path, columns: Sequence[str], delimiter: str, quoting: str
 ) -> Iterator[tuple[int, list[str]]]:
     """Yield the line number and the asked columns of every record."""
+    records = _delimited(path, delimiter, quoting)
+    _, header = next(records)
+    places = _find_columns(path, columns, header)
+    for line, record in records:
+        yield line, [record[place] for place in places]
+
+
+def _delimited(path: Path, delimiter: str, quoting: str) -> Iterator[tuple[int, list[str]]]:
+    """Yield the line number and the cells of the header, then of every record."""
     mode = csv.QUOTE_NONE if quoting == "none" else csv.QUOTE_MINIMAL
     previous_limit = csv.field_size_limit(_MAX_CELL)
     try:
@@ -441,12 +504,13 @@ def _read_delimited(
         with path.open(encoding="utf-8-sig", newline="") as file:
             reader = csv.reader(file, delimiter=delimiter, quoting=mode, strict=True)  # type: ignore[arg-type]
             header = next(reader, [])
-            places = _find_columns(path, columns, header)
+            _check_header(path, header, delimiter)
+            yield 1, header
             start = reader.line_num + 1
             for record in reader:
                 if record:  # the csv module gives [] for an empty line
                     _check_record(path, record, len(header), start, reader.line_num, delimiter, quoting)
-                    yield start, [record[place] for place in places]
+                    yield start, record
                 start = reader.line_num + 1
     except csv.Error as error:
         raise DataError(
@@ -455,6 +519,25 @@ def _read_delimited(
         ) from error
     finally:
         csv.field_size_limit(previous_limit)
+
+
+def _check_header(path: Path, header: list[str], delimiter: str) -> None:
+    if len(header) != 1:
+        return
+    other = max(_OTHER_DELIMITERS, key=header[0].count)
+    if other == delimiter or other not in header[0]:
+        return
+    suffix = next((suffix for suffix, known in _DELIMITERS.items() if known == other), None)
+    advice = (
+        f"rename it so that it ends in {suffix}"
+        if suffix
+        else f"write it with {delimiter!r} between the cells, as pandas does: "
+        f"read_csv(FILE, sep={other!r}).to_csv(NEW_FILE, sep={delimiter!r}, index=False)"
+    )
+    raise DataError(
+        f"{path}, line 1: expected columns with {delimiter!r} between them, as in every {path.suffix.lower()} file, "
+        f"got one column and {other!r} in its name: {header[0]!r}; {advice}"
+    )
 
 
 def _check_record(
@@ -485,27 +568,7 @@ def _looks_swallowed(record: list[str], n_columns: int, delimiter: str) -> bool:
 
 
 def _read_json(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-    text = path.read_text(encoding="utf-8-sig")
-    if path.suffix.lower() == ".json":
-        records = _parse_json(path, text, first_line=1)
-        if not isinstance(records, list):
-            raise DataError(
-                f"{path}: expected a list of objects, got {type(records).__name__}; write one list of objects, or one "
-                f"object a line in a file that ends in .jsonl"
-            )
-        numbered = list(enumerate(records, start=1))
-        unit = "item"
-    else:
-        numbered = []
-        unit = "line"
-        for number, line in enumerate(text.split("\n"), start=1):
-            if line.strip():
-                numbered.append((number, _parse_json(path, line, first_line=number)))
-    for number, record in numbered:
-        if isinstance(record, _RepeatedKey):
-            raise DataError(f"{path}, {unit} {number}: expected each key once, got {shorten(record.key)} twice")
-        if not isinstance(record, dict):
-            raise DataError(f"{path}, {unit} {number}: expected an object, got {type(record).__name__}")
+    for number, unit, record in _json_objects(path):
         _find_columns(path, columns, list(record), at=f", {unit} {number}")
         values = [record[column] for column in columns]
         _check_plain(f"{path}, {unit} {number}", columns, values)
@@ -531,6 +594,34 @@ def _object(pairs: list[tuple[str, Any]]) -> dict[str, Any] | _RepeatedKey:
     return _RepeatedKey(next(key for key in keys if keys.count(key) > 1))
 
 
+def _json_objects(path: Path) -> Iterator[tuple[int, str, dict[str, Any]]]:
+    """Yield the place, the word for such a place, and the keys of every object."""
+    unit = "line" if path.suffix.lower() == ".jsonl" else "item"
+    for number, record in _json_lines(path) if unit == "line" else _json_items(path):
+        if isinstance(record, _RepeatedKey):
+            raise DataError(f"{path}, {unit} {number}: expected each key once, got {shorten(record.key)} twice")
+        if not isinstance(record, dict):
+            raise DataError(f"{path}, {unit} {number}: expected an object, got {type(record).__name__}")
+        yield number, unit, record
+
+
+def _json_items(path: Path) -> Iterator[tuple[int, Any]]:
+    records = _parse_json(path, path.read_text(encoding="utf-8-sig"), first_line=1)
+    if not isinstance(records, list):
+        raise DataError(
+            f"{path}: expected a list of objects, got {type(records).__name__}; write one list of objects, or one "
+            f"object a line in a file that ends in .jsonl"
+        )
+    yield from enumerate(records, start=1)
+
+
+def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
+    with path.open(encoding="utf-8-sig") as file:
+        for number, line in enumerate(file, start=1):
+            if line.strip():
+                yield number, _parse_json(path, line, first_line=number)
+
+
 def _parse_json(path: Path, text: str, *, first_line: int) -> Any:
     try:
         return json.loads(text, object_pairs_hook=_object)
@@ -545,20 +636,38 @@ def _parse_json(path: Path, text: str, *, first_line: int) -> Any:
 
 
 def _read_parquet(path: Path, columns: Sequence[str]) -> Iterator[tuple[int, list[Any]]]:
-    from pyarrow import ArrowException, parquet
-
-    try:
-        file = parquet.ParquetFile(path)
+    with _parquet(path) as file:
         _find_columns(path, columns, file.schema_arrow.names)
         table = file.read(columns=list(columns))
         values = [table.column(column).to_pylist() for column in columns]
-    except (ArrowException, ValueError) as error:
-        if isinstance(error, UnicodeDecodeError):
-            raise
-        raise DataError(f"{path}: expected a parquet file, got: {error}") from error
     for number, record in enumerate(zip(*values, strict=True), start=1):
         _check_plain(f"{path}, row {number}", columns, record)
         yield number, list(record)
+
+
+def _parquet_records(path: Path) -> Iterator[dict[str, Any]]:
+    """Yield the cells of every row that are no lists or the like, by column."""
+    from pyarrow import types
+
+    with _parquet(path) as file:
+        names = file.schema_arrow.names
+        flat = [field.name for field in file.schema_arrow if not types.is_nested(field.type)]
+        for batch in file.iter_batches(columns=[name for name in flat if names.count(name) == 1]):
+            yield from batch.to_pylist()
+
+
+@contextlib.contextmanager
+def _parquet(path: Path) -> Iterator[Any]:
+    """Open a parquet file, and say of it what keeps it from being read."""
+    from pyarrow import ArrowException, parquet
+
+    try:
+        with parquet.ParquetFile(path) as file:
+            yield file
+    except UnicodeDecodeError:
+        raise
+    except (ArrowException, ValueError) as error:
+        raise DataError(f"{path}: expected a parquet file, got: {error}") from error
 
 
 def _read_hub(config: DataConfig, split: str, columns: Sequence[str]) -> _Table:
@@ -577,8 +686,8 @@ def _read_hub(config: DataConfig, split: str, columns: Sequence[str]) -> _Table:
     _find_columns(Path(name), columns, rows.column_names)
     for number, record in enumerate(zip(*(rows[column][:] for column in columns), strict=True), start=1):
         _check_plain(f"{name}, row {number}", columns, record)
-    texts = [_text(value) for value in rows[columns[0]][:]]
-    labels = [_label(value) for value in rows[columns[1]][:]] if len(columns) > 1 else []
+    texts = [as_text(value) for value in rows[columns[0]][:]]
+    labels = [as_label(value) for value in rows[columns[1]][:]] if len(columns) > 1 else []
     names = getattr(rows.features.get(config.label_column), "names", None)
     known = {str(i): label for i, label in enumerate(names)} if names else None
     return _Table(name, texts, labels, lines=None, label_column=config.label_column, label_names=known)
@@ -619,11 +728,13 @@ def _check_plain(place: str, columns: Sequence[str], values: Sequence[Any]) -> N
             )
 
 
-def _text(value: Any) -> str:
+def as_text(value: Any) -> str:
+    """Return a cell as text, '' where it is blank."""
     return "" if value is None or value != value else str(value)
 
 
-def _label(value: Any) -> str:
+def as_label(value: Any) -> str:
+    """Return a cell as a label's value, '' where it is blank."""
     if value is None or value != value:
         return ""
     if isinstance(value, float) and value.is_integer():

@@ -22,14 +22,21 @@ def prepare_hub() -> None:
     """
     import huggingface_hub.constants as hub
 
-    if hub.HF_HUB_OFFLINE:
-        return
+    if not hub.HF_HUB_OFFLINE and problem_with_hub():
+        # The libraries read the variable at import; those imported already keep it in a module constant.
+        os.environ["HF_HUB_OFFLINE"] = "1"
+        hub.HF_HUB_OFFLINE = True
+
+
+def problem_with_hub() -> str:
+    """Return what keeps the Hub from answering within seconds, or nothing if it answers."""
+    import huggingface_hub.constants as hub
+
     request = urllib.request.Request(hub.ENDPOINT, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=_TIMEOUT_S).close()
     except urllib.error.HTTPError:
-        return  # it answered
-    except OSError:
-        # The libraries read the variable at import; those imported already keep it in a module constant.
-        os.environ["HF_HUB_OFFLINE"] = "1"
-        hub.HF_HUB_OFFLINE = True
+        return ""  # it answered
+    except OSError as error:
+        return str(getattr(error, "reason", error)) or type(error).__name__
+    return ""

@@ -209,6 +209,15 @@ def open_model(config: ModelConfig, dropouts: Sequence[str]) -> ModelSource:
     )
 
 
+def is_local_model(name: str) -> bool:
+    """Tell whether a model's name means a folder, and no model of the Hub.
+
+    Raises:
+        ConfigError: If it can only mean a folder, and there is none.
+    """
+    return _local_folder(name) is not None
+
+
 def _local_folder(name: str) -> Path | None:
     path = resolve_path(name)
     if path.is_dir():

@@ -10,7 +10,10 @@ from __future__ import annotations
 import csv
 import io
 import math
+import shlex
 import statistics
+import unicodedata
+from dataclasses import asdict
 from itertools import zip_longest
 from typing import TYPE_CHECKING, Any
 
@@ -28,8 +31,11 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from hpsearch.baseline import BaselineResult
+    from hpsearch.columns import Guess
     from hpsearch.compare import Comparison, Side
+    from hpsearch.doctor import Diagnosis
     from hpsearch.export import Export
+    from hpsearch.starter import Starter
 
 Document = dict[str, Any]
 
@@ -68,6 +74,26 @@ def comparison_document(comparison: Comparison) -> Document:
     }
 
 
+def starter_document(starter: Starter) -> Document:
+    """Return what was proposed for a file and why, for `init --json`."""
+    return {
+        "output": str(starter.output),
+        "file": starter.file,
+        "rows": starter.n_rows,
+        "complete": starter.is_complete,
+        "text_column": _guess_entry(starter.text),
+        "label_column": _guess_entry(starter.label),
+        "labels": starter.labels,
+        "label_counts": starter.label_counts,
+        "quoting": starter.quoting,
+        "train_rows": starter.train_rows,
+        "validation_rows": starter.validation_rows,
+        "test_rows": starter.test_rows,
+        "max_length": starter.max_length,
+        "notes": list(starter.notes),
+    }
+
+
 def export_document(export: Export) -> Document:
     """Return what was exported, for `export-best --json`."""
     return {
@@ -97,6 +123,24 @@ def baseline_document(result: BaselineResult) -> Document:
         "train_seconds": result.train_seconds,
         "test": {"loss": result.loss, "accuracy": result.accuracy, "f1": result.f1, "mcc": result.mcc},
         "eval_seconds": result.eval_seconds,
+    }
+
+
+def diagnosis_document(diagnosis: Diagnosis) -> Document:
+    """Return what was checked, for `doctor --json`."""
+    return {
+        "failed": diagnosis.n_failed,
+        "checks": [asdict(check) for check in diagnosis.checks],
+        "libraries": [asdict(library) for library in diagnosis.libraries],
+    }
+
+
+def _guess_entry(guess: Guess) -> Document:
+    return {
+        "name": guess.column,
+        "certainty": guess.certainty,
+        "reason": guess.reason,
+        "others": list(guess.others),
     }
 
 
@@ -284,6 +328,44 @@ def inspection_text(document: Document, width: int) -> str:
     )
 
 
+def starter_text(starter: Starter, width: int) -> str:
+    """Return what was written, what was guessed and how sure, and the commands that follow."""
+    table = _Table("", "guess", "how sure", "why")
+    for role, guess in (("text column", starter.text), ("label column", starter.label)):
+        others = f"; others: {', '.join(map(repr, guess.others[:5]))}" if guess.others else ""
+        table.add_row(role, repr(guess.column), guess.certainty, guess.reason + others)
+    table.add_row("label names", f"of {len(starter.labels)} labels", "", starter.names_from)
+    if starter.quoting != "auto":
+        table.add_row("quoting", starter.quoting, "", "how double quotes are read")
+    train = f"{starter.train_rows:,}" if starter.train_rows is not None else "all other"
+    rows = f"{train} / {starter.validation_rows:,} / {starter.test_rows:,}"
+    table.add_row("splits", rows, "", "training / validation / test rows, drawn at random; the last stay sealed")
+    table.add_row("max_length", starter.max_length, "", starter.length_from)
+
+    counts = _Table("label", "name", "rows", "share")
+    for value, name in starter.labels.items():
+        n = starter.label_counts[value]
+        counts.add_row(value, name, f"{n:,}", f"{n / starter.n_rows:.1%}")
+    rows = f"{starter.n_rows:,} rows" if starter.is_complete else f"more than {starter.n_rows:,} rows"
+    output = _clean(shlex.quote(str(starter.output)))
+    return (
+        f"{_clean(starter.file)}: {rows}\n\n{table.text(width)}\n{counts.text(width)}\n"
+        + "".join(f"note  {_clean(note)}\n" for note in starter.notes)
+        + f"{output} is written; a wrong guess is changed there\n"
+        f"next  hpsearch inspect --config {output}\n"
+        f"      hpsearch run --config {output}\n"
+    )
+
+
+def diagnosis_text(diagnosis: Diagnosis, width: int) -> str:
+    """Return a line a check, and how many need something done."""
+    table = _Table("", "check", "found")
+    for check in diagnosis.checks:
+        table.add_row(check.state, check.name, f"{check.found} -> {check.advice}" if check.advice else check.found)
+    warned = sum(check.state == "warn" for check in diagnosis.checks)
+    return f"{table.text(width)}\n{diagnosis.n_failed} failed, {warned} to know of\n"
+
+
 def predictions_text(texts: Sequence[str], answers: Sequence[dict[str, float]]) -> str:
     """Return one line a text: the label, its probability, the text; separated by tabs."""
     best = [max(answer, key=answer.__getitem__) for answer in answers]
@@ -307,9 +389,12 @@ class _Table:
     GAP = "   "
     NARROWEST = 2  # cells of a column: one wide character
 
+    WORDS = ("state", "hyperparameters or reason", "guess", "how sure", "why", "check", "found")
+    """Columns that are read as words, so that they begin at the left."""
+
     def __init__(self, *columns: str) -> None:
         self._rows = [[_clean(column) for column in columns]]
-        self._left = [i == 0 or name == "state" or name.startswith("hyperparameters") for i, name in enumerate(columns)]
+        self._left = [i == 0 or name in self.WORDS for i, name in enumerate(columns)]
 
     def add_row(self, *cells: object) -> None:
         self._rows.append([_cell(cell) for cell in cells])
@@ -370,5 +455,6 @@ def _params(params: dict[str, Any]) -> str:
 
 
 def _clean(text: str) -> str:
-    """Return text from outside without characters that could steer a terminal."""
+    """Return text from outside composed, as terminals count its cells, and without what could steer one."""
+    text = text if text.isascii() else unicodedata.normalize("NFC", text)
     return text if text.isprintable() else "".join(c if c.isprintable() else " " if c.isspace() else "?" for c in text)

@@ -207,6 +207,15 @@ def _parse_url(url: str) -> URL:
         ) from error
 
 
+def database_file(url: str) -> Path | None:
+    """Return the SQLite file that a storage's URL names, or None for another database.
+
+    Raises:
+        UsageError: If the URL cannot be read.
+    """
+    return _sqlite_file(_parse_url(url))
+
+
 def _sqlite_file(url: URL) -> Path | None:
     if url.get_backend_name() != "sqlite":
         return None
