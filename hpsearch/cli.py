@@ -16,22 +16,25 @@ import re
 import shutil
 import signal
 import sys
+import traceback
 from multiprocessing import forkserver
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
 
+from hpsearch import streams
 from hpsearch.errors import HpsearchError, StudyError, UsageError
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from hpsearch.config import Config
 
 DEFAULT_CONFIG = "nsmc-mbert"
 _STORAGE = "sqlite:///studies/hpsearch.db"
 _INTERRUPTED = 130  # as shells report a process ended by SIGINT
+_PIPE_CLOSED = 141  # and by SIGPIPE
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MOST_WORKERS = 256
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
@@ -44,22 +47,35 @@ class _Failure(click.ClickException):
         super().__init__(str(error))
         self.exit_code = error.exit_code  # type: ignore[misc]  # Click sets it on instances itself
 
-    def show(self, file: Any = None) -> None:
+    def show(self, file: Any = None) -> None:  # noqa: ARG002  Click's signature
         # Names and values from files stand in it, and none of them may control a terminal.
         shown = "".join(c if c.isprintable() or c in " \n" else ascii(c)[1:-1] for c in self.message)
-        click.echo(f"error: {shown}", file=file or sys.stderr)
+        _say(f"error: {shown}")
 
 
 class _ErrorBoundary(click.Group):
-    """The one place where the library's errors become messages and exit codes."""
+    """The one place where the library's errors, and those of output that goes nowhere, become messages and codes."""
+
+    def main(self, args: Sequence[str] | None = None, *rest: Any, **extra: Any) -> Any:
+        streams.prepare()
+        try:
+            return super().main(_arguments() if args is None else args, *rest, **extra)
+        except OSError as error:  # of Click's own output, such as the help
+            sys.exit(_status_without_output(error))
 
     def invoke(self, ctx: click.Context) -> Any:
         try:
             return super().invoke(ctx)
         except HpsearchError as error:
             raise _Failure(error) from error
+        except UnicodeEncodeError as error:
+            if sys.getfilesystemencoding() == "utf-8":
+                raise
+            raise _Failure(_not_a_file_name(error)) from error
+        except BrokenPipeError as error:
+            ctx.exit(_status_without_output(error))
         except KeyboardInterrupt:
-            click.echo("stopped", err=True)
+            _say("stopped")
             ctx.exit(_INTERRUPTED)
 
 
@@ -130,9 +146,6 @@ def cli() -> None:
         hpsearch export-best
         hpsearch compare
     """
-    for stream in (sys.stdout, sys.stderr):
-        if hasattr(stream, "reconfigure"):
-            stream.reconfigure(errors="backslashreplace")  # a terminal without Hangul shows escapes, not a traceback
 
 
 @cli.command()
@@ -213,7 +226,7 @@ def run(
             observer.note("stopped; every finished trial is kept, and the same command goes on")
             sys.exit(_INTERRUPTED)
     click.echo(report.study_text(report.study_document(load_study(storage, name)), _width()), nl=False)
-    click.echo(report.next_steps(name), nl=False, err=True)
+    _say(report.next_steps(name).removesuffix("\n"))
 
 
 @cli.command("list")
@@ -536,7 +549,41 @@ def _stdin_lines() -> list[str]:
 def _print(result: Any) -> None:
     """Print text as it is, anything else as one JSON document."""
     text = result if isinstance(result, str) else json.dumps(result, ensure_ascii=False, indent=2) + "\n"
+    if not isinstance(result, str) and not streams.encodable(text, sys.stdout):
+        text = json.dumps(result, indent=2) + "\n"  # with JSON's escapes; those of Python are none in JSON
     click.echo(text, nl=False)
+
+
+def _say(text: str) -> None:
+    """Print a message to standard error, if it can be."""
+    try:
+        click.echo(text, err=True)
+    except OSError:  # the status still says what happened
+        streams.discard(sys.stderr)
+
+
+def _status_without_output(error: OSError) -> int:
+    """Return the process's status after its output broke; an error of something else is raised again."""
+    *_, (frame, _) = traceback.walk_tb(error.__traceback__)
+    if not frame.f_globals["__name__"].startswith("click."):  # all that is printed goes through `click.echo`
+        raise error
+    streams.discard(sys.stdout)
+    if isinstance(error, BrokenPipeError):
+        return _PIPE_CLOSED
+    _say(f"error: standard output: expected to write the results there, got: {error.strerror}")
+    return 1
+
+
+def _arguments() -> list[str]:
+    """Return the process's arguments as UTF-8, also where the locale says ASCII."""
+    return [os.fsencode(argument).decode("utf-8", "surrogateescape") for argument in sys.argv[1:]]
+
+
+def _not_a_file_name(error: UnicodeEncodeError) -> UsageError:
+    return UsageError(
+        f"{error.object!r}: expected a name that this process's file names can have, got one that {error.encoding} "
+        f"has no characters for; set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+    )
 
 
 def _width() -> int:

@@ -6,13 +6,11 @@ A stream that breaks is not written to again: losing sight of a search must not 
 
 from __future__ import annotations
 
-import os
 import time
 import unicodedata
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
-from pathlib import Path
 from statistics import fmean
 from typing import IO, TYPE_CHECKING, Self, TextIO, cast
 
@@ -22,6 +20,7 @@ from rich.live import Live
 from rich.text import Text
 
 from hpsearch.observer import Observer
+from hpsearch.streams import discard
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -335,17 +334,11 @@ class _Output:
             except OSError as error:
                 self._is_broken = True
                 if isinstance(error, BrokenPipeError):
-                    self._discard_rest()
+                    discard(self._stream)
         return len(text)
 
     def flush(self) -> None:
         pass
-
-    def _discard_rest(self) -> None:
-        # What the stream still holds would fail again when Python exits, and make its status 120; this is the remedy of
-        # the note on SIGPIPE in the documentation of Python's `signal`.
-        with suppress(OSError), Path(os.devnull).open("wb") as nowhere:
-            os.dup2(nowhere.fileno(), self._stream.fileno())
 
 
 def _packed(parts: Iterable[str], width: int) -> list[str]:
