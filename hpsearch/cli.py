@@ -489,6 +489,34 @@ def predict(model_dir: Path, texts: tuple[str, ...], as_json: bool) -> None:
 
 
 @cli.command()
+@_study_option
+@_storage_option
+@click.option("--output", type=click.Path(path_type=Path), help="The file.  [default: studies/STUDY/report.html]")
+@click.option("--png", "with_png", is_flag=True, help="Write the plots as pictures too, in a folder beside the file.")
+@_json_option
+def report(study: str | None, storage_url: str, output: Path | None, with_png: bool, as_json: bool) -> None:
+    """Write a study's report: one HTML file with the verdict, the evidence, plots and how to reproduce it.
+
+    It opens from the disk without a network. It quotes test texts where the study has a comparison.
+
+    \b
+    Example:
+        hpsearch report --study nsmc-mbert --output report.html --png
+    """
+    from hpsearch.study import StudyPaths, load_study, open_for_reading
+
+    _prepare_process()
+    loaded = load_study(open_for_reading(storage_url), study)
+    paths = StudyPaths.of(storage_url, loaded.study_name)
+    from hpsearch import report as reporting
+    from hpsearch.page import make_report
+
+    with _shown_wait("drawing the plots"):
+        made = make_report(loaded, paths, output or paths.report, with_png=with_png)
+    _print(reporting.page_document(made) if as_json else reporting.page_text(made))
+
+
+@cli.command()
 @_storage_option
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")

@@ -35,6 +35,7 @@ if TYPE_CHECKING:
     from hpsearch.compare import Comparison, Side
     from hpsearch.doctor import Diagnosis
     from hpsearch.export import Export
+    from hpsearch.page import Report
     from hpsearch.starter import Starter
 
 Document = dict[str, Any]
@@ -103,6 +104,17 @@ def export_document(export: Export) -> Document:
         "metric": export.metric,
         "value": export.stored_value,
         "reloaded_value": export.reloaded_value,
+    }
+
+
+def page_document(report: Report) -> Document:
+    """Return what was written, for `report --json`."""
+    return {
+        "study": report.study,
+        "output": str(report.file),
+        "pictures": None if report.pictures is None else str(report.pictures),
+        "headline": report.headline,
+        "missing": list(report.missing),
     }
 
 
@@ -276,6 +288,13 @@ def export_text(export: Export) -> str:
         f"{export.metric} on the validation rows {export.stored_value:.4f} in the study, "
         f"{export.reloaded_value:.4f} reloaded in a fresh process\n"
     )
+
+
+def page_text(report: Report) -> str:
+    """Return where the report is, what it says, and which commands would add to it."""
+    pictures = f"{report.pictures}: its plots as pictures\n" if report.pictures else ""
+    missing = f"not in it yet: {'   '.join(report.missing)}\n" if report.missing else ""
+    return f"{report.file}: report of study {_clean(report.study)}\n{pictures}{report.headline}\n{missing}"
 
 
 def baseline_text(result: BaselineResult, width: int) -> str:

@@ -92,6 +92,11 @@ class StudyPaths:
         return self.folder / "best"
 
     @property
+    def report(self) -> Path:
+        """Where `report` writes unless told otherwise."""
+        return self.folder / "report.html"
+
+    @property
     def comparison(self) -> Path:
         """Runs that `compare` has finished."""
         return self.folder / "comparison"

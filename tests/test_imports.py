@@ -5,12 +5,17 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from typing import TYPE_CHECKING
 
 import optuna
 import pytest
 from optuna.trial import create_trial
 
-from hpsearch.study import open_storage
+from hpsearch.study import StudyPaths, open_storage
+from tests.reviews_study import make_study, trials
+
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _TRAINING = {"torch", "transformers", "datasets", "evaluate", "accelerate", "sklearn", "tokenizers", "pyarrow"}
 _ALL = _TRAINING | {
@@ -22,6 +27,8 @@ _ALL = _TRAINING | {
     "ruamel",
     "numpy",
     "huggingface_hub",
+    "matplotlib",
+    "jinja2",
 }
 
 # Prints what a command loaded, after the command's own output.
@@ -66,7 +73,7 @@ def test_the_command_line_is_imported_without_a_heavy_library() -> None:
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("", "export-best"), ("run", "--trials"), ("show", "--csv"), ("dashboard", "--allow-writes")],
+    [("", "export-best"), ("run", "--trials"), ("show", "--csv"), ("dashboard", "--allow-writes"), ("report", "--png")],
 )
 def test_help_is_shown_without_a_heavy_library(command: str, words: str) -> None:
     output, loaded = _run(_COMMAND, *command.split(), "--help")
@@ -81,6 +88,15 @@ def test_studies_are_read_without_the_libraries_of_training(storage_url: str, co
     assert "optuna" in loaded
     # The database layer alone takes longer to load than the rest, and a configuration is not needed.
     assert loaded & (_TRAINING | {"sqlalchemy", "alembic", "pydantic", "ruamel"}) == set()
+
+
+def test_a_report_is_written_without_the_libraries_of_training(tmp_path: Path) -> None:
+    url = f"sqlite:///{tmp_path}/studies.db"
+    make_study(open_storage(url, create=True), StudyPaths.of(url, "reviews"), trials(2))
+    output, loaded = _run(_COMMAND, "report", "--storage", url)
+    assert "report of study reviews" in output
+    assert "matplotlib" in loaded
+    assert loaded & _TRAINING == set()
 
 
 def test_a_configuration_is_checked_without_the_libraries_of_training() -> None:
