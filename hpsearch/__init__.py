@@ -14,12 +14,15 @@ compare        defaults against tuned on the sealed test rows
 baseline       the tutorial's own two training systems
 audit          what there is to know about the data before a search
 workers        a search by several processes of one machine
+starter        a configuration for a file of one's own, proposed from what it holds
+doctor         whether a search can run here; `machine` has cores, memory and mounts
 search         trials of a study until enough are finished
 checkpoints    weights of the best trials on disk
 study          where studies are kept, when they may be resumed
 trainer        one training, inside a search or outside
 batches        which rows go together, and what a model is given of them
 tokens         token ids of a split, kept on disk
+columns        which column is the text and which the label
 model, data    the encoder; the labelled rows and their splits
 packing        BERT's family on texts without padding
 vocabulary     the rows of the embedding that texts use; `dropout` has masks that are cheap to draw
@@ -29,6 +32,7 @@ evidence       what was found out about a study, as records kept with it
 storage        Optuna's storage for processes that run trials; `reading` reads studies sooner
 owner          who runs a trial, and whether it still does
 folders        folders that appear whole
+template       a shipped configuration with other values; `streams` has the standard ones
 config, space  what is searched
 errors         what can go wrong
 =============  =========================================================================

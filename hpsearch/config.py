@@ -9,6 +9,7 @@ from __future__ import annotations
 import difflib
 import hashlib
 import json
+import os
 import unicodedata
 import warnings
 from pathlib import Path
@@ -318,7 +319,13 @@ def resolve_path(path: str) -> Path:
     try:
         inside = path.startswith(PACKAGE_SCHEME)
         resolved = PACKAGE_FOLDER / path.removeprefix(PACKAGE_SCHEME) if inside else Path(path).expanduser().absolute()
+        os.fsencode(resolved)  # `exists` takes a name that cannot be encoded for a file that is not there
         resolved.exists()
+    except UnicodeEncodeError as error:
+        raise ConfigError(
+            f"{_shorten(path)}: expected a path that can be looked up, got characters that file names cannot have here "
+            f"({error.encoding}); set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
+        ) from error
     except (OSError, RuntimeError) as error:
         problem = getattr(error, "strerror", None) or _one_line(error)
         raise ConfigError(f"{shorten(path)}: expected a path that can be looked up, got: {problem}") from error

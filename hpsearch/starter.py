@@ -8,14 +8,15 @@ from __future__ import annotations
 
 import math
 import re
+import unicodedata
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 import numpy as np
 
-from hpsearch.columns import LABEL_NAMES, MOST_ROWS, Guess, guess_label, guess_text, survey
+from hpsearch.columns import LABEL_NAMES, Guess, guess_label, guess_text, survey
 from hpsearch.config import ModelConfig, load_config, parse_config
 from hpsearch.data import as_label, as_text, data_file, load_search_data, load_test, ordered_labels
 from hpsearch.errors import DataError, UsageError
@@ -26,7 +27,6 @@ if TYPE_CHECKING:
     from collections.abc import Sequence
 
     from hpsearch.columns import Survey
-    from hpsearch.config import Config
 
 
 _SHARE = 5  # validation and test get at most one row in five each
@@ -54,8 +54,7 @@ class Starter:
 
     file: str
     output: Path
-    yaml: str
-    """The configuration's text."""
+    model: str
     text: Guess
     label: Guess
     labels: dict[str, str]
@@ -69,16 +68,42 @@ class Starter:
     is_complete: bool
     """Whether these are all."""
     quoting: str
-    train_rows: int | None
-    """None where the file was not read to its end."""
     validation_rows: int
     test_rows: int
-    max_length: int | None
+    max_length: int | None = None
     """Tokens; None leaves it to the model."""
-    length_from: str
+    length_from: str = ""
     """What the length rests on, for a person."""
-    notes: tuple[str, ...]
+    notes: tuple[str, ...] = ()
     """What a person should know besides."""
+
+    @property
+    def train_rows(self) -> int | None:
+        """Rows that validation and test leave over; None where the file was not read to its end."""
+        return self.n_rows - self.validation_rows - self.test_rows if self.is_complete else None
+
+    def yaml(self) -> str:
+        """Return the configuration's text."""
+        template = Template.of(OWN_DATA)
+        template.head = [
+            f"# Written by `hpsearch init` for {plain(self.file)}. It runs as it is; what was guessed says so.",
+            f"#     hpsearch run --config {plain(str(self.output))}",
+            "# Relative paths are read from the folder you run hpsearch in.",
+        ]
+        template.set("model", "name", self.model, "a model id of the Hugging Face Hub, or a local folder")
+        if self.max_length is not None:
+            template.set("model", "max_length", self.max_length, "longest input in tokens; longer texts are cut")
+        template.set("data", "train", self.file, f"{'' if self.is_complete else 'more than '}{self.n_rows:,} rows")
+        for key, guess in (("text_column", self.text), ("label_column", self.label)):
+            others = f"; others: {', '.join(map(plain, guess.others[:5]))}" if guess.others else ""
+            template.set("data", key, guess.column, f"{guess.certainty}: {guess.reason}{others}")
+        second = "; the second is the positive one" if len(self.labels) == 2 else ""
+        template.set("data", "labels", self.labels, f"value in the file -> name, {self.names_from}{second}")
+        template.set("data", "validation_rows", self.validation_rows, "drawn from the training file")
+        template.set("data", "test_rows", self.test_rows, "drawn as well; sealed until `hpsearch compare`")
+        if self.quoting != "auto":
+            template.set("data", "quoting", self.quoting, f"double quotes are {_QUOTES[self.quoting]}")
+        return template.text()
 
 
 def propose(
@@ -109,64 +134,31 @@ def propose(
     path = data_file(file, key="FILE")
     quoting, seen = _read(path, quoting, text=text_column, label=label_column)
     text, label = _columns(path, seen, text=text_column, label=label_column)
-
     counts = seen.values[label.column]
     values = ordered_labels(value for value in counts if value)
     _check_has_header(path, label.column, values)
     labels, names_from = _names(values, seen, label.column, text.column)
-    rarest = min(counts[value] for value in values)
-    validation_rows, test_rows = _split(seen.n_rows, rarest / seen.n_rows)
-    max_length, length_from = _max_length(model, [as_text(record[text.column]) for record in seen.sample])
-
-    lines = Template.of(OWN_DATA)
-    lines.head = [
-        f"# Written by `hpsearch init` for {plain(file)}. It runs as it is; what was guessed says so.",
-        f"#     hpsearch run --config {plain(str(output))}",
-        "# Relative paths are read from the folder you run hpsearch in.",
-    ]
-    lines.set(
-        "model",
-        "name",
-        model or load_config(OWN_DATA).model.name,
-        "a model id of the Hugging Face Hub, or a local folder with safetensors",
-    )
-    if max_length is not None:
-        lines.set("model", "max_length", max_length, "longest input in tokens; longer texts are cut")
-    lines.set("data", "train", file, f"{'' if seen.is_complete else 'more than '}{seen.n_rows:,} rows")
-    for key, guess in (("text_column", text), ("label_column", label)):
-        others = f"; others: {', '.join(map(plain, guess.others[:5]))}" if guess.others else ""
-        lines.set("data", key, guess.column, f"{guess.certainty}: {guess.reason}{others}")
-    second = "; the second is the positive one" if len(labels) == 2 else ""
-    lines.set("data", "labels", labels, f"value in the file -> name, {names_from}{second}")
-    lines.set("data", "validation_rows", validation_rows, "drawn from the training file")
-    lines.set("data", "test_rows", test_rows, "drawn from the training file; sealed until `hpsearch compare`")
-    if quoting != "auto":
-        lines.set("data", "quoting", quoting, f"double quotes are {_QUOTES[quoting]}")
-
-    yaml = lines.text()
-    config = parse_config(yaml, path=output)
-    notes = [*_notes_on_rows(seen, label.column, values, test_rows), *_try(config, seen)]
-    if quoting != "auto":
-        notes.append(f"double quotes are read as {_QUOTES[quoting]}; --quoting reads them otherwise")
-    return Starter(
+    validation_rows, test_rows = _split(seen.n_rows, min(counts[value] for value in values) / seen.n_rows)
+    starter = Starter(
         file=file,
         output=output,
-        yaml=yaml,
+        model=model or load_config(OWN_DATA).model.name,
         text=text,
         label=label,
         labels=labels,
         names_from=names_from,
-        label_counts={value: counts[value] for value in values},
+        label_counts={value: counts[value] for value in labels},
         n_rows=seen.n_rows,
         is_complete=seen.is_complete,
         quoting=quoting,
-        train_rows=seen.n_rows - validation_rows - test_rows if seen.is_complete else None,
         validation_rows=validation_rows,
         test_rows=test_rows,
-        max_length=max_length,
-        length_from=length_from,
-        notes=tuple(notes),
     )
+    notes = [*_notes(starter), *_try(starter)]
+    max_length, length_from = _max_length(model, [as_text(record[text.column]) for record in seen.sample])
+    starter = replace(starter, max_length=max_length, length_from=length_from, notes=tuple(notes))
+    parse_config(starter.yaml(), path=output)
+    return starter
 
 
 def write(starter: Starter) -> None:
@@ -177,7 +169,7 @@ def write(starter: Starter) -> None:
     """
     try:
         with starter.output.open("x", encoding="utf-8") as file:
-            file.write(starter.yaml)
+            file.write(starter.yaml())
     except FileExistsError as error:
         raise _taken(starter.output) from error
     except OSError as error:
@@ -269,24 +261,28 @@ def _names(values: Sequence[str], seen: Survey, label_column: str, text_column: 
     if not all(re.fullmatch(r"-?\d+|true|false", value) for value in values):
         ordered = sorted(values, key=lambda value: value.casefold() not in _NEGATIVE) if len(values) == 2 else values
         return {value: value for value in ordered}, "the values as they are"
+    beside = _names_beside(values, seen, label_column)
+    if beside is not None:
+        return beside
+    if tuple(values) in (("0", "1"), ("false", "true")):
+        label, text = (unicodedata.normalize("NFC", name).strip().casefold() for name in (label_column, text_column))
+        own = re.sub(r"^(is|has)_?", "", label_column.strip(), flags=re.IGNORECASE)
+        if label not in LABEL_NAMES and re.search(r"[^\W\d_]", own):
+            return dict(zip(values, (f"not {own}", own), strict=True)), "from the column's name"
+        if {label, text} & _OPINION:
+            return dict(zip(values, ("negative", "positive"), strict=True)), "guessed from the columns' names"
+    return {value: value for value in values}, "the values as they are: write what they mean"
+
+
+def _names_beside(values: Sequence[str], seen: Survey, label_column: str) -> tuple[dict[str, str], str] | None:
+    """Return the names that another column gives the label values, one for each, and where they come from."""
     for column in seen.values:
         pairs = {(as_label(record[label_column]), as_label(record[column])) for record in seen.sample}
-        names = dict(pair for pair in pairs if pair[0] in values)
-        one_to_one = len(pairs) == len(names) == len(set(names.values())) == len(values)
-        if (
-            column not in (label_column, text_column)
-            and one_to_one
-            and all(re.search(r"[^\W\d_]", n) for n in names.values())
-        ):
+        names = dict(pairs)
+        is_one_to_one = len(pairs) == len(set(names.values())) == len(values) and set(names) == set(values)
+        if column != label_column and is_one_to_one and all(re.search(r"[^\W\d_]", name) for name in names.values()):
             return {value: names[value] for value in values}, f"from the column {plain(column)}"
-    if tuple(values) in (("0", "1"), ("false", "true")):
-        own = re.sub(r"^(is|has)_?", "", label_column.strip(), flags=re.IGNORECASE)
-        about = {name.casefold() for name in (label_column, text_column)}
-        if about & _OPINION:
-            return dict(zip(values, ("negative", "positive"), strict=True)), "guessed from the columns' names"
-        if own.casefold() not in LABEL_NAMES and re.search(r"[^\W\d_]", own):
-            return dict(zip(values, (f"not {own}", own), strict=True)), "from the column's name"
-    return {value: value for value in values}, "the values as they are: write what they mean"
+    return None
 
 
 def _split(n_rows: int, rarest_share: float) -> tuple[int, int]:
@@ -320,29 +316,33 @@ def _max_length(model: str | None, texts: Sequence[str]) -> tuple[int | None, st
 # --- What to say of it ------------------------------------------------------------------------------------------------
 
 
-def _notes_on_rows(seen: Survey, label_column: str, values: Sequence[str], test_rows: int) -> list[str]:
+def _notes(starter: Starter) -> list[str]:
     notes = []
-    if not seen.is_complete:
+    if not starter.is_complete:
         notes.append(
-            f"only the first {MOST_ROWS:,} rows were looked at; if later ones hold other labels, `hpsearch run` names "
-            f"the first; data.train_rows trains on fewer rows than all"
+            f"only the first {starter.n_rows:,} rows were looked at; if later ones hold other labels, `hpsearch run` "
+            f"names the first; data.train_rows trains on fewer rows than all"
         )
-    counts = seen.values[label_column]
-    most = max(values, key=counts.__getitem__)
-    if (share := counts[most] / seen.n_rows) > 0.9:
+    most = max(starter.label_counts, key=starter.label_counts.__getitem__)
+    if (share := starter.label_counts[most] / starter.n_rows) > 0.9:
         notes.append(f"{share:.0%} of the rows have the label {most!r}: look at f1 or mcc, not at accuracy")
-    if test_rows < _FEW_TEST_ROWS:
-        notes.append(f"{test_rows:,} test rows show large differences only; more rows make `hpsearch compare` surer")
+    if starter.test_rows < _FEW_TEST_ROWS:
+        notes.append(
+            f"{starter.test_rows:,} test rows show large differences only; more rows make `hpsearch compare` surer"
+        )
+    if starter.quoting != "auto":
+        notes.append(f"double quotes are read as {_QUOTES[starter.quoting]}; --quoting reads them otherwise")
     return notes
 
 
-def _try(config: Config, seen: Survey) -> list[str]:
+def _try(starter: Starter) -> list[str]:
     """Read the data as a search and a comparison do, and return what is thin about its splits.
 
     Raises:
         DataError: If it cannot be read so.
     """
-    if not seen.is_complete:
+    config = parse_config(starter.yaml(), path=starter.output)
+    if not starter.is_complete:
         return []  # it would take the memory of all texts
     data = load_search_data(config.data)
     load_test(config.data)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import re
 import secrets
 import sqlite3
@@ -60,6 +61,7 @@ class StudyPaths:
         check_study_name(study)
         database = _sqlite_file(_parse_url(storage_url))
         paths = cls(root=database.parent if database else Path("studies"), study=study)
+        os.fsencode(paths.folder)  # under an ASCII locale Hangul fails here, and not after minutes
         # SQLite and the lock put their files beside the database, under its name with an ending.
         taken = paths.folder.exists() and not paths.folder.is_dir()
         if taken or (database and study in {f"{database.name}{ending}" for ending in _DATABASE_ENDINGS}):

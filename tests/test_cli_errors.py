@@ -532,9 +532,33 @@ PREDICTIONS = [
     Case("stdin not UTF-8", ["predict", "model"], "stdin: expected UTF-8, got: .*0xff", stdin=b"fine\n\xff\n"),
 ]  # fmt: skip
 
+INIT = [
+    Case("no such file", ["init", "no.csv"], "FILE: expected a file, got 'no.csv', which is not there"),
+    Case("no file given", ["init"], "Missing argument 'FILE'"),
+    Case("other suffix", ["init", "toy.yaml"], "FILE: expected a file that ends in .csv"),
+    Case("taken", ["init", "toy.csv", "--output", "toy.yaml"], "toy.yaml: expected a free name, got one that is taken"),
+    Case("a link", ["init", "toy.csv", "--output", "link"], "link: expected a free name", a_link),
+    Case("no such folder", ["init", "toy.csv", "--output", "no/a.yaml"], "expected a folder that is there, got none"),
+    Case("no study's name", ["init", "toy.csv", "--output", "my toy.yaml"], "name that can be a study's .*'my toy'"),
+    Case("too long a name", ["init", "toy.csv", "--output", "a" * 300], "aaa: expected a name for a file"),
+    Case("no such column", ["init", "toy.csv", "--label-column", "b"], "a column 'b', got 'text', 'label'; set --labe"),
+    Case(
+        "one column for both", ["init", "toy.csv", "--label-column", "text", "--text-column", "text"],
+        "expected two different columns",
+    ),
+    Case("one label", ["init", "toy.csv", "--label-column", "c"], "two labels or more, got 'x' on every row",
+         a_file("toy.csv", "text,label,c\n" + "".join(f"words {i},{i % 2},x\n" for i in range(60)))),
+    Case("no such model", ["init", "toy.csv", "--model", "./no"], "model.name: expected a folder with a model"),
+    Case("quoting", ["init", "toy.csv", "--quoting", "auto"], "'auto' is not one of 'standard', 'none'"),
+    Case(
+        "half a character", ["init", "a.jsonl", "--model", "./model"], r"a.jsonl, line \d+: expected Unicode text",
+        a_file("a.jsonl", "".join(f'{{"text": "words \\ud83d {i}", "label": {i % 2}}}\n' for i in range(60))),
+    ),
+]  # fmt: skip
+
 GROUPS = {
     "config": CONFIGS, "data": DATA, "model": MODELS, "storage": STORAGES, "study": STUDIES, "option": OPTIONS,
-    "output": OUTPUTS, "predict": PREDICTIONS,
+    "output": OUTPUTS, "predict": PREDICTIONS, "init": INIT,
 }  # fmt: skip
 
 

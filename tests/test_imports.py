@@ -73,7 +73,14 @@ def test_the_command_line_is_imported_without_a_heavy_library() -> None:
 
 @pytest.mark.parametrize(
     ("command", "words"),
-    [("", "export-best"), ("run", "--trials"), ("show", "--csv"), ("dashboard", "--allow-writes"), ("report", "--png")],
+    [
+        ("", "export-best"),
+        ("run", "--trials"),
+        ("show", "--csv"),
+        ("dashboard", "--allow-writes"),
+        ("report", "--png"),
+        ("init", "--model"),
+    ],
 )
 def test_help_is_shown_without_a_heavy_library(command: str, words: str) -> None:
     output, loaded = _run(_COMMAND, *command.split(), "--help")

@@ -206,7 +206,7 @@ def propose(path: Path, **given: Any) -> Starter:
 
 def test_all_but_the_values_is_the_shipped_configuration(tmp_path: Path) -> None:
     write_csv(tmp_path / "a.csv", rows())
-    written = propose(tmp_path / "a.csv").yaml.splitlines()
+    written = propose(tmp_path / "a.csv").yaml().splitlines()
     shipped = shipped_configs()[OWN_DATA].read_text(encoding="utf-8").splitlines()
     replaced = {"name", "max_length", "train", "text_column", "label_column", "labels", "validation_rows", "test_rows"}
 
@@ -230,8 +230,23 @@ def test_a_hostile_file_name_column_or_label_stays_a_value(tmp_path: Path) -> No
     assert config.data.text_column == column
     assert set(config.data.labels or {}) == set(labels.values())
     assert config.model.name == load_config(OWN_DATA).model.name
-    assert "\x1b" not in proposed.yaml
+    assert "\x1b" not in proposed.yaml()
     assert "\x1b" not in report.starter_text(proposed, 80)
+
+
+@pytest.mark.parametrize(
+    ("text", "label", "names"),
+    [
+        ("text", "label", ["0", "1"]),
+        ("리뷰", "라벨", ["negative", "positive"]),
+        ("text", "Polarity", ["negative", "positive"]),
+        ("review", "is_fake", ["not fake", "fake"]),
+        ("review", "도움", ["not 도움", "도움"]),
+    ],
+)
+def test_zero_and_one_are_named_where_the_columns_tell(text: str, label: str, names: list[str], tmp_path: Path) -> None:
+    table(tmp_path / "a.csv", [text, label], [(words, POLARITY[value]) for words, value in rows()])
+    assert list(propose(tmp_path / "a.csv").labels.items()) == list(zip("01", names, strict=True))
 
 
 def test_many_labels_take_a_line_each(tmp_path: Path) -> None:
@@ -241,7 +256,7 @@ def test_many_labels_take_a_line_each(tmp_path: Path) -> None:
     starter.write(proposed)
     config = load_config(str(proposed.output))
     assert config.data.labels == {name: name for name in sorted(names)}
-    assert max(map(len, proposed.yaml.splitlines())) < 160
+    assert max(map(len, proposed.yaml().splitlines())) < 160
     assert any("little can be said" in note for note in proposed.notes)
 
 
@@ -280,7 +295,7 @@ def test_inputs_are_long_enough_for_nearly_all_texts(tmp_path: Path, tiny_model:
     assert by_characters.max_length == 128  # 124 characters and two tokens more
     hub = propose(tmp_path / "a.csv", model="someone/else")
     assert hub.max_length is None
-    assert "  # max_length:" in hub.yaml
+    assert "  # max_length:" in hub.yaml()
 
 
 def test_what_is_thin_is_said(tmp_path: Path) -> None:
@@ -297,7 +312,7 @@ def test_only_the_first_rows_of_a_huge_file_are_looked_at(tmp_path: Path, monkey
     proposed = propose(tmp_path / "a.csv")
     assert (proposed.n_rows, proposed.is_complete, proposed.train_rows) == (100, False, None)
     assert any("only the first" in note for note in proposed.notes)
-    assert "more than 100 rows" in proposed.yaml
+    assert "more than 100 rows" in proposed.yaml()
 
 
 def test_of_two_ways_to_read_quotes_the_one_with_known_labels_is_taken(tmp_path: Path) -> None:
