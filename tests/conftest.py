@@ -11,8 +11,10 @@ os.environ["HPSEARCH_WORKERS"] = "1"  # others load the libraries anew, which ta
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line does: a busy neighbour costs little
 
 import csv
+import logging
 import random
 import shutil
+import warnings
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -166,3 +168,28 @@ def toy_yaml(toy_tree: dict[str, Any], tmp_path: Path) -> Path:
     with path.open("w", encoding="utf-8") as file:
         YAML(typ="safe").dump(toy_tree, file)
     return path
+
+
+LOGGERS = ("", "optuna", "transformers", "datasets", "evaluate", "accelerate", "huggingface_hub", "py.warnings")
+
+
+@pytest.fixture
+def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """Give the process back as it was: the command line sets up logging and warnings for a process of its own."""
+    import transformers.utils.logging as verbosity
+
+    monkeypatch.delenv("HPSEARCH_STORAGE", raising=False)
+    loggers = [logging.getLogger(name) for name in LOGGERS]
+    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
+    level = verbosity.get_verbosity()
+    with warnings.catch_warnings():
+        yield
+        logging.captureWarnings(capture=False)
+    for logger, (handlers, old_level, propagate) in zip(loggers, before, strict=True):
+        for handler in set(logger.handlers) - set(handlers):
+            handler.close()
+        logger.handlers[:] = handlers
+        logger.setLevel(old_level)
+        logger.propagate = propagate
+    verbosity.set_verbosity(level)
+    verbosity.enable_progress_bar()

@@ -5,11 +5,9 @@ from __future__ import annotations
 import gc
 import hashlib
 import json
-import logging
 import re
 import shutil
 import sqlite3
-import warnings
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,34 +23,12 @@ from hpsearch.study import create_or_resume, open_storage, study_lock
 from tests.conftest import toy_rows, write_csv
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from click.testing import Result
 
-LOGGERS = ("", "optuna", "transformers", "datasets", "evaluate", "accelerate", "huggingface_hub", "py.warnings")
+pytestmark = pytest.mark.usefixtures("own_process")
 CONFIG = "model/config.json"
-
-
-@pytest.fixture(autouse=True)
-def _own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Give the process back as it was: the command line sets up logging and warnings for a process of its own."""
-    import transformers.utils.logging as verbosity
-
-    monkeypatch.delenv("HPSEARCH_STORAGE", raising=False)
-    loggers = [logging.getLogger(name) for name in LOGGERS]
-    before = [(logger.handlers[:], logger.level, logger.propagate) for logger in loggers]
-    level = verbosity.get_verbosity()
-    with warnings.catch_warnings():
-        yield
-        logging.captureWarnings(capture=False)
-    for logger, (handlers, old_level, propagate) in zip(loggers, before, strict=True):
-        for handler in set(logger.handlers) - set(handlers):
-            handler.close()
-        logger.handlers[:] = handlers
-        logger.setLevel(old_level)
-        logger.propagate = propagate
-    verbosity.set_verbosity(level)
-    verbosity.enable_progress_bar()
 
 
 @pytest.fixture(scope="session")
