@@ -418,9 +418,9 @@ def _describe(detail: ErrorDetails) -> list[str]:
     kind = ""
     if len(location) > 2 and location[0] == "space" and location[2] in _DIMENSION_TYPES:
         kind = location.pop(2)  # pydantic adds the tag of the union
-    if location and location[-1] in ("int", "float"):
-        del location[-1]
-    place = ".".join(location)
+    if len(location) > 2 and location[0] == "defaults":
+        del location[2]  # as it does of `int | float`
+    place = ".".join(part if part.isprintable() else repr(part)[1:-1] for part in location)
     if detail["type"] == "value_error":
         lines = str(detail["ctx"]["error"]).split("\n")
         return [f"{place}: {line}" if place else line for line in lines]

@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import pytest
+from hypothesis import HealthCheck, settings
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -26,6 +27,11 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from hpsearch.config import Config
+
+# `HYPOTHESIS_PROFILE=campaign pytest tests/test_bad_configs.py` looks further than the suite has time for.
+settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+settings.register_profile("campaign", settings.get_profile("suite"), max_examples=3000, print_blob=True)
+settings.load_profile(os.environ.get("HYPOTHESIS_PROFILE", "suite"))
 
 SHARED = Path(__file__).parents[2] / "shared"
 """Real reviews and models beside the checkout, where the developers have them."""

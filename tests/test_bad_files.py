@@ -430,7 +430,8 @@ ODD = [
     Read("a zero byte in a text", "a.csv", PLAIN.replace("text 7", "te\0xt 7")),
     Read("a byte order mark in the middle", "a.csv", PLAIN.replace("text 7", "\ufefftext 7")),
     Read("escape sequences", "a.csv", PLAIN.replace("text ", "\x1b[31mtext\x1b[0m\x07")),
-    Read("emoji of several code points", "a.csv", PLAIN.replace("text ", "\U0001f469\u200d\U0001f467 \U0001f3f3\ufe0f\u200d\U0001f308")),
+    Read("emoji of several code points", "a.csv",
+         PLAIN.replace("text ", "\U0001f469\u200d\U0001f467 \U0001f3f3\ufe0f\u200d\U0001f308")),
     Read("right to left, with overrides", "a.csv", PLAIN.replace("text ", "\u202e\u05e9\u05dc\u05d5\u202c \u0627")),
     Read("twenty megabytes in one cell", "a.csv", PLAIN + f"{LONG},odd\n", n_rows=N + 1),
     Read("blank in every way", "a.json", as_list([*objects('"even"', '"odd"'), *(
