@@ -323,7 +323,7 @@ def resolve_path(path: str) -> Path:
         resolved.exists()
     except UnicodeEncodeError as error:
         raise ConfigError(
-            f"{_shorten(path)}: expected a path that can be looked up, got characters that file names cannot have here "
+            f"{shorten(path)}: expected a path that can be looked up, got characters that file names cannot have here "
             f"({error.encoding}); set LC_ALL=C.UTF-8 or PYTHONUTF8=1"
         ) from error
     except (OSError, RuntimeError) as error:
