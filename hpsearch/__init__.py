@@ -7,7 +7,7 @@ cli            commands: parse, call one function, print
 progress       a search on a terminal, live or line by line
 report         results as text and JSON documents
 dashboard      optuna-dashboard behind a guard
-page           a study's report as one HTML file, from `sections`
+page           a study's report as one HTML file; `sections` and `trial_sections` say what, `content` in which records
 plots          trials and evidence drawn; `canvas` has the look, SVG and PNG
 export         best trial -> model folder, checked in a fresh process
 compare        defaults against tuned on the sealed test rows

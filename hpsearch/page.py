@@ -25,11 +25,13 @@ from ruamel.yaml import YAML
 
 from hpsearch.canvas import NARROW, WIDE, clean, harmless, inline_svg, language, png
 from hpsearch.config import PACKAGE_FOLDER
+from hpsearch.content import PageData, short_number
 from hpsearch.errors import StudyError, UsageError
 from hpsearch.evidence import Flip, comparison_of, confirmation_of, looks_of
 from hpsearch.folders import appearing, check_free, write_manifest
-from hpsearch.sections import PageData, Section, Table, Verdict, cost_of, sections, short_number, verdict
+from hpsearch.sections import sections, verdict
 from hpsearch.study import best_trial, stored_config
+from hpsearch.trial_sections import cost_of
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from hpsearch.config import Config
-    from hpsearch.sections import Plot
+    from hpsearch.content import Plot, Section, Table, Verdict
     from hpsearch.space import Choices, FloatRange, IntRange
     from hpsearch.study import StudyPaths
 
@@ -72,8 +74,8 @@ def make_report(study: optuna.Study, paths: StudyPaths, output: Path, *, with_pn
         StudyError: If no trial is complete, or the file cannot be written.
         UsageError: If the output's name is taken by something else, or hpsearch did not start the study.
     """
-    pictures = output.with_name(f"{output.stem}-plots")
     check_replaceable(output)
+    pictures = output.with_name(f"{output.stem}-plots")
     if with_png:
         check_free(pictures, overwrite=True)
     data = page_data(study, paths)

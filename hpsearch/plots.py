@@ -83,6 +83,8 @@ def history(trials: Sequence[FrozenTrial], metric: str, *, best: int, width: int
     scale = 1.0 if len(trials) <= 100 else 0.6
     for kind, look in reversed(_MARKS.items()):
         numbers = [number for number, its in kinds.items() if its == kind]
+        if not numbers:
+            continue  # a line of no points would still be given room
         # A failed trial may have no value; its mark stands just above the scale's lower end.
         values = [max(places.get(number, low), low + 0.03 * (high - low)) for number in numbers]
         axes.plot(
@@ -217,8 +219,8 @@ def learning_curve(trial: FrozenTrial, metric: str, *, width: int = WIDE) -> Fig
     top = rows[0, 0]
     top.set_title(f"trial {trial.number}, {_STATES.get(trial.state, 'running')}: {short(metric, 20)} by evaluation")
     steps, values = _finite(trial.intermediate_values)
-    top.plot(steps, values, "o-", color=TUNED, clip_on=False)
     if steps:
+        top.plot(steps, values, "o-", color=TUNED, clip_on=False)
         best = values.index(max(values))
         top.plot(steps[best], values[best], "o", markersize=13, color=TUNED, fillstyle="none", clip_on=False)
         _label(top, f"{values[best]:.4f}", (steps[best], values[best]))

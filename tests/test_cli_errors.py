@@ -167,7 +167,7 @@ class Case:
 
 INSPECT = ["inspect", "--config", "toy.yaml"]
 RUN = ["run", "--config", "toy.yaml"]
-READERS = (["list"], ["show"], ["export-best"], ["compare"], ["dashboard", "--port", "0"])
+READERS = (["list"], ["show"], ["report"], ["export-best"], ["compare"], ["dashboard", "--port", "0"])
 
 
 def setting(*overrides: str) -> list[str]:
@@ -405,7 +405,7 @@ STUDIES = [
     *(
         Case(f"{args[0]} unknown", [*args, *(["no"] if args == ["show"] else ["--study", "no"])],
              "study 'no': expected one of 'a/b', 'theirs', 'toy', got another name")
-        for args in (["show"], ["export-best"], ["compare"])
+        for args in (["show"], ["report"], ["export-best"], ["compare"])
     ),
     Case("show of a path", ["show", "../toy"], "study '../toy': expected one of"),
     Case(
@@ -586,7 +586,7 @@ def test_a_model_of_the_hub_that_cannot_be_had_is_named(folder: Path) -> None:
     assert "--set model.name=FOLDER" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["export-best", "compare"])
+@pytest.mark.parametrize("command", ["report", "export-best", "compare"])
 def test_a_study_without_a_complete_trial_is_refused_with_how_to_go_on(folder: Path, command: str) -> None:
     result = invoke(command, "--study", "toy")
     assert isinstance(result.exception, SystemExit), repr(result.exception)

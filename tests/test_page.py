@@ -34,7 +34,7 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
     from playwright.sync_api import Browser, Page
 
-    from hpsearch.sections import PageData, Section
+    from hpsearch.content import PageData, Section
 
 _HOSTILE = "<script>alert(1)</script>]]>\u202e\x00\"'&{{ 7*7 }}"
 _HOSTILE_SHOWN = "&lt;script&gt;alert(1)&lt;/script&gt;]]&gt;\ufffd\ufffd&#34;&#39;&amp;{{ 7*7 }}"
