@@ -21,6 +21,7 @@ from transformers import AutoModelForSequenceClassification
 
 from hpsearch.config import DROPOUTS
 from hpsearch.errors import StudyError, UsageError
+from hpsearch.evidence import confirmation_of
 from hpsearch.folders import appearing, read_manifest, write_manifest
 from hpsearch.model import open_model
 from hpsearch.vocabulary import Vocabulary, restore
@@ -164,16 +165,19 @@ def worth_keeping(study: optuna.Study, value: float, n_kept: int) -> bool:
 
 
 def discard_checkpoints(study: optuna.Study, paths: StudyPaths, n_kept: int) -> list[int]:
-    """Delete this study's checkpoints but those of its best complete trials.
+    """Delete this study's checkpoints but those of its best complete trials and of its confirmation's winner.
 
     Only folders that this study wrote are deleted: named as its checkpoints are, with a manifest that says so, or left
-    half written by a process that died.
+    half written by a process that died. Those of running trials are left to the workers that write them.
 
     Returns:
         Numbers of the trials whose checkpoints were deleted.
     """
     ranked = sorted(_complete(study), key=lambda trial: (-(trial.value or 0.0), trial.number))
     kept = {trial.number for trial in ranked[:n_kept]}
+    if (confirmation := confirmation_of(study)) is not None:
+        kept.add(confirmation.winner.trial)
+    kept |= {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
     deleted = []
     for folder in sorted(paths.folder.glob("trial-*")):
         number = _number(folder)
@@ -181,7 +185,8 @@ def discard_checkpoints(study: optuna.Study, paths: StudyPaths, n_kept: int) -> 
             _delete(folder)
             deleted.append(number)
     for folder in paths.folder.glob(".trial-*.partial-*"):
-        shutil.rmtree(folder)
+        if _number(folder) not in kept:
+            shutil.rmtree(folder)
     return deleted
 
 
@@ -199,6 +204,12 @@ def check_folder(study: optuna.Study, paths: StudyPaths) -> None:
             )
 
 
+def has_checkpoint(study: optuna.Study, paths: StudyPaths, number: int) -> bool:
+    """Tell whether the weights of a trial of this study are on disk."""
+    folder = paths.checkpoint(number)
+    return _is_of(study, folder) and (read_manifest(folder) or {}).get("trial") == number
+
+
 def checkpoint_of(study: optuna.Study, paths: StudyPaths, trial: FrozenTrial) -> Path:
     """Return the folder of a trial's weights.
 
@@ -206,10 +217,11 @@ def checkpoint_of(study: optuna.Study, paths: StudyPaths, trial: FrozenTrial) ->
         StudyError: If it is not there, or is another trial's.
     """
     folder = paths.checkpoint(trial.number)
-    if not _is_of(study, folder) or (read_manifest(folder) or {}).get("trial") != trial.number:
+    if not has_checkpoint(study, paths, trial.number):
         raise StudyError(
             f"{folder}: expected the checkpoint of trial {trial.number}, got none; it was deleted or lies on another "
-            f"machine. Copy it there, or train it again by running a new study with the same settings"
+            f"machine. Copy it there, or run `hpsearch confirm --study {paths.study}`, which trains the winner again "
+            f"where its weights are gone"
         )
     return folder
 
@@ -255,5 +267,6 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
 
 
 def _number(folder: Path) -> int | None:
-    match = re.fullmatch(r"trial-(\d{4,})", folder.name)
-    return int(match[1]) if match else None
+    """Return the number of the trial whose checkpoint a folder is, or becomes."""
+    match = re.fullmatch(r"trial-(\d{4,})|\.trial-(\d{4,})\.partial-.*", folder.name)
+    return int(match[1] or match[2]) if match else None

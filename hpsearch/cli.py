@@ -29,7 +29,11 @@ from hpsearch.errors import HpsearchError, StudyError, UsageError
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
+    import optuna
+
     from hpsearch.config import Config
+    from hpsearch.observer import Observer
+    from hpsearch.study import StudyPaths
 
 DEFAULT_CONFIG = "nsmc-mbert"
 _STORAGE = "sqlite:///studies/hpsearch.db"
@@ -143,6 +147,7 @@ def cli() -> None:
     \b
     Example:
         hpsearch run --config quickstart
+        hpsearch confirm
         hpsearch export-best
         hpsearch compare
     """
@@ -285,6 +290,8 @@ def show(study: str | None, storage_url: str, as_json: bool, as_csv: bool) -> No
 def export_best(study: str | None, storage_url: str, output: Path | None, overwrite: bool, as_json: bool) -> None:
     """Write the best trial's model as a Hugging Face folder, checked by loading it in a fresh process.
 
+    The best trial is the winner of `confirm`, or else the best of the search.
+
     \b
     Example:
         hpsearch export-best --study nsmc-mbert --output model
@@ -304,10 +311,60 @@ def export_best(study: str | None, storage_url: str, output: Path | None, overwr
 @cli.command()
 @_study_option
 @_storage_option
+@click.option(
+    "--top",
+    "n_best",
+    type=click.IntRange(1, 100),
+    default=3,
+    show_default=True,
+    metavar="N",
+    help="How many of the best trials to confirm, besides the defaults.",
+)
+@click.option(
+    "--seeds",
+    "n_seeds",
+    type=click.IntRange(1, 100),
+    default=5,
+    show_default=True,
+    metavar="N",
+    help="Trainings of each.",
+)
+@_json_option
+def confirm(study: str | None, storage_url: str, n_best: int, n_seeds: int, as_json: bool) -> None:
+    """Train the best trials and the defaults again on fresh seeds, and choose the one with the best mean.
+
+    On training and validation rows only. `export-best` and `compare` take the winner from then on. Stop it at any
+    moment: the same command goes on, and started twice, both processes share the work.
+
+    \b
+    Example:
+        hpsearch confirm --study nsmc-mbert --top 3 --seeds 5
+    """
+    from hpsearch.study import StudyPaths, load_study, open_storage
+
+    _prepare_process()
+    loaded = load_study(open_storage(storage_url, create=False), study)
+    paths = StudyPaths.of(storage_url, loaded.study_name)
+    from hpsearch import confirm as confirming
+    from hpsearch import report
+
+    with _watched(loaded, paths) as (observer, stop_requested):
+        result = confirming.confirm(
+            loaded, paths, n_best=n_best, n_seeds=n_seeds, observer=observer, stop_requested=stop_requested
+        )
+    document = report.confirmation_document(result, loaded.study_name)
+    _print(document if as_json else report.confirmation_text(result, loaded.study_name, _width()))
+
+
+@cli.command()
+@_study_option
+@_storage_option
 @click.option("--seeds", "n_seeds", type=click.IntRange(1, 100), default=5, show_default=True, help="Trainings a side.")
 @_json_option
 def compare(study: str | None, storage_url: str, n_seeds: int, as_json: bool) -> None:
-    """Train the defaults and the best trial on fresh seeds and compare them on the sealed test rows.
+    """Train the defaults and the chosen trial on fresh seeds and compare them on the sealed test rows.
+
+    The chosen trial is the winner of `confirm`, or else the best of the search.
 
     \b
     Example:
@@ -320,21 +377,10 @@ def compare(study: str | None, storage_url: str, n_seeds: int, as_json: bool) ->
     paths = StudyPaths.of(storage_url, loaded.study_name)
     from hpsearch import compare as comparing
     from hpsearch import report
-    from hpsearch.progress import observer_for
-    from hpsearch.study import stored_config
 
-    _log_to(paths.log)
-    config = stored_config(loaded)
-    with (
-        _stop_signals() as stop_requested,
-        observer_for(sys.stderr, study=loaded.study_name, metric=config.metric, tuned=list(config.space)) as observer,
-    ):
-        try:
-            result = comparing.compare(loaded, paths, n_seeds=n_seeds, observer=observer, stop_requested=stop_requested)
-        except KeyboardInterrupt:
-            observer.note("stopped; finished trainings are kept, and the same command goes on")
-            sys.exit(_INTERRUPTED)
-    _print(report.comparison_document(result) if as_json else report.comparison_text(result, _width()))
+    with _watched(loaded, paths) as (observer, stop_requested):
+        result = comparing.compare(loaded, paths, n_seeds=n_seeds, observer=observer, stop_requested=stop_requested)
+    _print(report.comparison_document(result) if as_json else report.comparison_text(result, paths.flips, _width()))
 
 
 @cli.command()
@@ -683,6 +729,25 @@ def _log_to(path: Path) -> None:
         raise StudyError(f"{path}: expected to write the log there, got: {error.strerror or error}") from error
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     logging.getLogger().addHandler(handler)
+
+
+@contextlib.contextmanager
+def _watched(study: optuna.Study, paths: StudyPaths) -> Iterator[tuple[Observer, Callable[[], bool]]]:
+    """Give trainings outside a search an observer and a way to be stopped."""
+    from hpsearch.progress import observer_for
+    from hpsearch.study import stored_config
+
+    config = stored_config(study)
+    _log_to(paths.log)
+    with (
+        _stop_signals() as stop_requested,
+        observer_for(sys.stderr, study=study.study_name, metric=config.metric, tuned=list(config.space)) as observer,
+    ):
+        try:
+            yield observer, stop_requested
+        except KeyboardInterrupt:
+            observer.note("stopped; finished trainings are kept, and the same command goes on")
+            sys.exit(_INTERRUPTED)
 
 
 @contextlib.contextmanager

@@ -64,6 +64,8 @@ class Confirmation:
     """Spent on its trainings, over all workers and restarts."""
     date: str
     """When it was finished, ISO 8601."""
+    left_out: tuple[int, ...] = ()
+    """Trials that are no candidates because their training diverged on a fresh seed."""
 
     @property
     def winner(self) -> Candidate:
@@ -80,6 +82,7 @@ class Side:
     accuracy: tuple[float, ...]
     confusion: tuple[tuple[int, ...], ...]
     """Counts by true and predicted class, summed over the seeds, shape (n_classes, n_classes)."""
+    mcc: tuple[float, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +131,7 @@ class Comparison:
     default: Side
     tuned: Side
     linear: dict[str, float]
-    """F1 and accuracy of the linear model."""
+    """F1, accuracy and MCC of the linear model."""
     f1: Interval
     """Tuned minus defaults."""
     accuracy: Interval
@@ -140,7 +143,7 @@ class Comparison:
     """The same in plain words."""
     slices: tuple[Slice, ...]
     flips_file: str
-    """All flips, a file below the study's folder."""
+    """All flips: the name of a file in the study's folder."""
     n_gained: int
     """Texts that only the tuned side gets right."""
     n_lost: int
@@ -149,11 +152,14 @@ class Comparison:
     """Spent on its trainings, over all restarts."""
     date: str
     """When it was finished, ISO 8601."""
+    mcc: Interval | None = None
+    """As `f1`; None in records that were made without."""
 
     @property
     def difference(self) -> Interval:
         """Return the difference of the study's metric."""
-        return self.accuracy if self.metric == "accuracy" else self.f1
+        intervals = {"accuracy": self.accuracy, "mcc": self.mcc}
+        return intervals.get(self.metric) or self.f1
 
 
 def keep_confirmation(study: optuna.Study, confirmation: Confirmation) -> None:
@@ -169,7 +175,8 @@ def confirmation_of(study: optuna.Study) -> Confirmation | None:
     candidates = tuple(
         Candidate(**{**candidate, "values": tuple(candidate["values"])}) for candidate in kept["candidates"]
     )
-    return Confirmation(**{**kept, "seeds": tuple(kept["seeds"]), "candidates": candidates})
+    numbers = {name: tuple(kept[name]) for name in ("seeds", "left_out")}
+    return Confirmation(**{**kept, **numbers, "candidates": candidates})
 
 
 def keep_comparison(study: optuna.Study, comparison: Comparison) -> None:
@@ -191,13 +198,19 @@ def comparison_of(study: optuna.Study) -> Comparison | None:
             "tuned": _side(kept["tuned"]),
             "f1": Interval(**kept["f1"]),
             "accuracy": Interval(**kept["accuracy"]),
+            "mcc": Interval(**kept["mcc"]) if kept["mcc"] else None,
             "slices": tuple(Slice(**part) for part in kept["slices"]),
         }
     )
 
 
 def count_look(study: optuna.Study) -> int:
-    """Count one more look at the test split, and return how many there have been."""
+    """Count one more look at the test split, and return how many there have been.
+
+    Each comparison that scores the test labels is one, also where its trainings were kept from an earlier one: what is
+    counted is how often somebody could have been led by the result. `report` and the dashboard only show a look that
+    was counted. Processes that may count at the same time hold a lock meanwhile.
+    """
     looks = looks_of(study) + 1
     study.set_user_attr(_LOOKS, looks)
     return looks
@@ -213,5 +226,6 @@ def _side(kept: dict[str, Any]) -> Side:
         params=kept["params"],
         f1=tuple(kept["f1"]),
         accuracy=tuple(kept["accuracy"]),
+        mcc=tuple(kept["mcc"]),
         confusion=tuple(map(tuple, kept["confusion"])),
     )

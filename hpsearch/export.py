@@ -1,4 +1,4 @@
-"""The best trial's weights as a plain Hugging Face folder, checked before it takes its name."""
+"""The chosen trial's weights as a plain Hugging Face folder, checked before it takes its name."""
 
 from __future__ import annotations
 
@@ -14,11 +14,12 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from hpsearch.checkpoints import ROWS, WEIGHTS, checkpoint_of, is_trimmed, model_of, read_checkpoint
+from hpsearch.choice import choose
 from hpsearch.errors import HpsearchError
-from hpsearch.folders import MANIFEST, appearing, check_free, write_manifest
+from hpsearch.folders import MANIFEST, appearing, check_free, read_manifest, write_manifest
 from hpsearch.metrics import METRICS, confusion_matrix
 from hpsearch.search import search_data_of
-from hpsearch.study import best_trial, standing, stored_config
+from hpsearch.study import standing, stored_config
 
 if TYPE_CHECKING:
     import optuna
@@ -42,15 +43,20 @@ class Export:
     trial: int
     metric: str
     stored_value: float
-    """The trial's value in the study."""
+    """Of the trial's checkpoint: the trial's value in the study, unless it was trained again on another machine."""
     reloaded_value: float
     """The same metric on the same rows by the folder itself, in a fresh process."""
+    chosen_by: str
+    """How the trial was chosen: `confirmation` or `search`."""
+    note: str = ""
+    """Why a confirmation was not followed; else empty."""
 
 
 def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwrite: bool) -> Export:
-    """Write the best trial's model, reload it in a fresh process and compare its score with the stored one.
+    """Write the chosen trial's model, reload it in a fresh process and compare its score with the stored one.
 
-    Where the trial was trained on a part of the vocabulary, the rest comes from the model that the study was run on.
+    The trial is the confirmation's winner where there is one, else the search's best. Where it was trained on a part of
+    the vocabulary, the rest comes from the model that the study was run on.
 
     Args:
         study: The study.
@@ -65,8 +71,10 @@ def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwri
     """
     check_free(output, overwrite=overwrite)
     config = stored_config(study)
-    trial = best_trial(study)
+    choice = choose(study)
+    trial = choice.trial
     checkpoint = checkpoint_of(study, paths, trial)
+    stored_value = float((read_manifest(checkpoint) or {})["value"])
     data = search_data_of(study, config)
     model = None
     if is_trimmed(checkpoint):
@@ -74,8 +82,9 @@ def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwri
     manifest = {
         "study": study.study_name,
         "trial": trial.number,
+        "chosen_by": choice.chosen_by,
         "metric": config.metric,
-        "value": trial.value,
+        "value": stored_value,
         "params": trial.params,
         "effective": trial.user_attrs["effective"],
         "confusion": trial.user_attrs["confusion"],
@@ -93,13 +102,22 @@ def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwri
             model.save_pretrained(aside)
         (aside / "README.md").write_text(_card(study, config, trial, data, manifest), encoding="utf-8")
         value = _score_in_fresh_process(aside, config.metric, data)
-        if round(value, _DIGITS) != round(trial.value or 0.0, _DIGITS):
+        if round(value, _DIGITS) != round(stored_value, _DIGITS):
             raise HpsearchError(
-                f"{checkpoint}: expected the reloaded model to score the stored {config.metric} {trial.value:.6f} on "
+                f"{checkpoint}: expected the reloaded model to score the stored {config.metric} {stored_value:.6f} on "
                 f"the validation rows, got {value:.6f}; the checkpoint was changed, so nothing was exported"
             )
         write_manifest(aside, {**manifest, "reloaded_value": value})
-    return Export(output, study.study_name, trial.number, config.metric, trial.value or 0.0, value)
+    return Export(
+        folder=output,
+        study=study.study_name,
+        trial=trial.number,
+        metric=config.metric,
+        stored_value=stored_value,
+        reloaded_value=value,
+        chosen_by=choice.chosen_by,
+        note=choice.note,
+    )
 
 
 def _score_in_fresh_process(folder: Path, metric: str, data: SearchData) -> float:
@@ -130,6 +148,9 @@ def _card(study: optuna.Study, config: Config, trial: FrozenTrial, data: SearchD
     model_name, data_name = (Path(name).name if Path(name).is_absolute() else name for name in names)
     counts = standing(study, config.search.trials)
     scores = trial.user_attrs["scores"]
+    chosen = "The best"
+    if manifest["chosen_by"] == "confirmation":
+        chosen = "The best mean on fresh seeds (`hpsearch confirm`) among the best trials and the defaults,"
     head = ModelCardData(
         model_name=f"{study.study_name} trial {trial.number}",
         base_model=None if Path(config.model.name).is_absolute() or ":" in config.model.name else config.model.name,
@@ -166,7 +187,7 @@ classify = pipeline("text-classification", "PATH_OF_THIS_FOLDER")
 
 ## How it was chosen
 
-The best of {counts.n_finished} trials ({counts.n_pruned} pruned, {counts.n_failed} failed) by {config.metric} on
+{chosen} of {counts.n_finished} trials ({counts.n_pruned} pruned, {counts.n_failed} failed) by {config.metric} on
 {len(data.validation):,} validation rows; each trial was evaluated up to {config.search.evaluations} times and keeps
 the weights of its best evaluation. Training rows: {len(data.train):,}. One seed ({config.search.seed}), never tuned.
 The test split was not read for any of this.

@@ -1,10 +1,11 @@
-"""Folders that appear whole: a model folder with a manifest, written aside and renamed when it is complete."""
+"""Folders and files that appear whole: written aside and renamed when they are complete."""
 
 from __future__ import annotations
 
 import contextlib
 import json
 import os
+import secrets
 import shutil
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -49,6 +50,22 @@ def appearing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
         if old.exists() and not folder.exists():
             old.rename(folder)
         shutil.rmtree(old, ignore_errors=True)
+
+
+@contextlib.contextmanager
+def appearing_file(path: Path) -> Iterator[Path]:
+    """Give a name to write to, whose file takes the final name, or replaces it, when the block ends without an error.
+
+    The folder is made where it is missing. Several processes may write the same file: the last one's stays.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    aside = path.with_name(f".{path.name}.partial-{secrets.token_hex(8)}")
+    try:
+        yield aside
+        _sync_one(aside)
+        aside.replace(path)
+    finally:
+        aside.unlink(missing_ok=True)
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:

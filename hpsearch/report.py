@@ -26,19 +26,22 @@ from hpsearch.study import best_trial, standing
 
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
+    from pathlib import Path
 
     import optuna
     from optuna.trial import FrozenTrial
 
     from hpsearch.baseline import BaselineResult
     from hpsearch.columns import Guess
-    from hpsearch.compare import Comparison, Side
     from hpsearch.doctor import Diagnosis
+    from hpsearch.evidence import Candidate, Comparison, Confirmation, Interval, Side
     from hpsearch.export import Export
     from hpsearch.page import Report
     from hpsearch.starter import Starter
 
 Document = dict[str, Any]
+
+_METRIC_NAMES = {"f1": "F1", "accuracy": "accuracy", "mcc": "MCC"}
 
 
 # --- Documents --------------------------------------------------------------------------------------------------------
@@ -56,22 +59,57 @@ def study_document(study: optuna.Study) -> Document:
     return {**entry, "trials": [_trial_entry(trial) for trial in study.get_trials(deepcopy=False)]}
 
 
+def confirmation_document(confirmation: Confirmation, study: str) -> Document:
+    """Return a confirmation, for `confirm --json`."""
+    candidates = [
+        {
+            "trial": candidate.trial,
+            "is_defaults": candidate.is_defaults,
+            "params": candidate.params,
+            "search_value": candidate.search_value,
+            "values": list(candidate.values),
+            "mean": candidate.mean,
+            "sd": candidate.sd,
+            "shrinkage": _shrinkage(candidate),
+        }
+        for candidate in confirmation.candidates
+    ]
+    return {
+        "study": study,
+        "metric": confirmation.metric,
+        "seeds": list(confirmation.seeds),
+        "winner": confirmation.winner.trial,
+        "candidates": candidates,
+        "left_out": list(confirmation.left_out),
+        "seconds": confirmation.seconds,
+        "date": confirmation.date,
+    }
+
+
 def comparison_document(comparison: Comparison) -> Document:
     """Return a comparison, for `compare --json`."""
     return {
         "study": comparison.study,
         "trial": comparison.trial,
+        "chosen_by": comparison.chosen_by,
         "metric": comparison.metric,
         "test_rows": comparison.test_rows,
+        "test_fingerprint": comparison.test_fingerprint,
+        "looks": comparison.looks,
         "seeds": list(comparison.seeds),
+        "labels": list(comparison.labels),
         "default": _side_entry(comparison.default),
         "tuned": _side_entry(comparison.tuned),
         "linear": comparison.linear,
-        "difference": {
-            "mean": comparison.difference.mean,
-            "ci95": [comparison.difference.low, comparison.difference.high],
-        },
+        "difference": _interval_entry(comparison.difference),
+        "differences": {name: _interval_entry(interval) for name, interval in _intervals(comparison).items()},
+        "detectable": comparison.detectable,
+        "answer": comparison.answer,
         "verdict": comparison.verdict,
+        "slices": [asdict(part) for part in comparison.slices],
+        "flips": {"file": comparison.flips_file, "gained": comparison.n_gained, "lost": comparison.n_lost},
+        "seconds": comparison.seconds,
+        "date": comparison.date,
     }
 
 
@@ -100,6 +138,8 @@ def export_document(export: Export) -> Document:
     return {
         "study": export.study,
         "trial": export.trial,
+        "chosen_by": export.chosen_by,
+        "note": export.note,
         "output": str(export.folder),
         "metric": export.metric,
         "value": export.stored_value,
@@ -206,7 +246,25 @@ _STATES = {
 
 
 def _side_entry(side: Side) -> Document:
-    return {"params": side.params, "f1": list(side.f1), "accuracy": list(side.accuracy)}
+    return {
+        "params": side.params,
+        **{name: list(getattr(side, name)) for name in ("f1", "accuracy", "mcc")},
+        "confusion": [list(row) for row in side.confusion],
+    }
+
+
+def _interval_entry(interval: Interval) -> Document:
+    return {"mean": interval.mean, "ci95": [interval.low, interval.high]}
+
+
+def _intervals(comparison: Comparison) -> dict[str, Interval]:
+    """Return the differences by metric; the study's own may be another than F1 and accuracy."""
+    return {"f1": comparison.f1, "accuracy": comparison.accuracy, comparison.metric: comparison.difference}
+
+
+def _shrinkage(candidate: Candidate) -> float | None:
+    """Return how much of a trial's value in the search was luck: what its mean on fresh seeds lacks."""
+    return None if candidate.search_value is None else candidate.search_value - candidate.mean
 
 
 # --- Text -------------------------------------------------------------------------------------------------------------
@@ -260,31 +318,87 @@ def study_csv(document: Document) -> str:
     return out.getvalue()
 
 
-def comparison_text(comparison: Comparison, width: int) -> str:
-    """Return both sides per seed, the linear baseline, the difference and the verdict."""
+def confirmation_text(confirmation: Confirmation, study: str, width: int) -> str:
+    """Return the candidates in their order, and what the winner's lead in the search was worth."""
+    metric, winner = confirmation.metric, confirmation.winner
+    table = _Table("trial", "search", "fresh seeds", "sd", "shrinkage", "hyperparameters")
+    for candidate in confirmation.candidates:
+        role = "defaults: " if candidate.is_defaults else ""
+        figures = (candidate.search_value, candidate.mean, candidate.sd, _shrinkage(candidate))
+        table.add_row(candidate.trial, *figures, role + _params(candidate.params))
+    lines = [
+        f"study {_clean(study)}: {metric} on the validation rows, mean of {_count(len(confirmation.seeds), 'seed')} "
+        f"({confirmation.seeds[0]} to {confirmation.seeds[-1]})\n",
+        table.text(width),
+    ]
+    if confirmation.left_out:
+        numbers = ", ".join(map(str, confirmation.left_out))
+        lines.append(f"left out, because a training diverged: trial {numbers}")
+    value = f"trial {winner.trial}, {metric} {winner.mean:.4f} on fresh seeds"
+    if (shrinkage := _shrinkage(winner)) is not None:
+        value += f", {100 * abs(shrinkage):.2f} points {'less' if shrinkage > 0 else 'more'} than in the search"
+    if winner.is_defaults:
+        lines.append(f"tuning did not beat the defaults: they are the best, {value}")
+    else:
+        lines.append(f"winner: {value}")
+    defaults = next((candidate for candidate in confirmation.candidates if candidate.is_defaults), None)
+    if defaults and defaults != winner:
+        lines.append(
+            f"{100 * (winner.mean - defaults.mean):.2f} points above the defaults on these rows; "
+            f"`hpsearch compare --study {study}` tells on sealed rows whether that is more than chance"
+        )
+    lines.append(f"`hpsearch export-best --study {study}` exports it")
+    return "\n".join(lines) + "\n"
+
+
+def comparison_text(comparison: Comparison, flips: Path, width: int) -> str:
+    """Return both sides per seed, the linear baseline, the differences, the slices, the flips and the verdict.
+
+    Args:
+        comparison: The comparison.
+        flips: Where its flips were written.
+        width: Cells of a line.
+    """
+    intervals = _intervals(comparison)
     table = _Table("", *(f"seed {seed}" for seed in comparison.seeds), "mean", "sd")
     for name, side in (("defaults", comparison.default), (f"tuned (trial {comparison.trial})", comparison.tuned)):
-        for metric, values in (("F1", side.f1), ("accuracy", side.accuracy)):
+        for metric in intervals:
+            values = getattr(side, metric)
             spread = statistics.stdev(values) if len(values) > 1 else None
-            table.add_row(f"{name} {metric}", *values, statistics.fmean(values), spread)
-    for metric, key in (("F1", "f1"), ("accuracy", "accuracy")):
+            table.add_row(f"{name} {_METRIC_NAMES[metric]}", *values, statistics.fmean(values), spread)
+    for metric in intervals:
         blanks = [""] * len(comparison.seeds)
-        table.add_row(f"TF-IDF + logistic regression {metric}", *blanks, comparison.linear[key], "")
-    tuned, default = (_params(side.params) for side in (comparison.tuned, comparison.default))
-    interval = comparison.difference
+        table.add_row(f"TF-IDF + logistic regression {_METRIC_NAMES[metric]}", *blanks, comparison.linear[metric], "")
+    differences = _Table("tuned - defaults", "mean", "95 % interval")
+    for metric, interval in intervals.items():
+        bounds = f"{interval.low:+.4f} to {interval.high:+.4f}"
+        differences.add_row(_METRIC_NAMES[metric], f"{interval.mean:+.4f}", bounds)
+    slices = _Table("accuracy on", "rows", "defaults", "tuned", "difference")
+    for part in comparison.slices:
+        change = f"{part.tuned_accuracy - part.default_accuracy:+.4f}"
+        slices.add_row(part.name, part.rows, part.default_accuracy, part.tuned_accuracy, change)
+    chosen = "the confirmation's winner" if comparison.chosen_by == "confirmation" else "the search's best"
+    scope = "test rows and seeds" if len(comparison.seeds) > 1 else "test rows; one seed says nothing of others"
+    tuned, default = (_clean(_params(side.params)) for side in (comparison.tuned, comparison.default))
     return (
-        f"study {comparison.study}: {comparison.test_rows:,} sealed test rows, {len(comparison.seeds)} seeds\n"
-        f"defaults  {default}\ntuned     {tuned}\n\n{table.text(width)}\n"
-        f"tuned - defaults  {comparison.metric} {interval.mean:+.4f}, 95 % interval {interval.low:+.4f} to "
-        f"{interval.high:+.4f} (paired bootstrap over test rows and seeds)\n"
+        f"study {comparison.study}: {comparison.test_rows:,} sealed test rows, "
+        f"{_count(len(comparison.seeds), 'seed')}; look {comparison.looks} at the test split\n"
+        f"defaults  {default}\ntuned     {tuned}\n          trial {comparison.trial}, {chosen}\n\n"
+        f"{table.text(width)}\n{differences.text(width)}"
+        f"over {scope}; a true difference of {100 * comparison.detectable:.2f} points in {comparison.metric} would be "
+        f"found four times in five\n\n{slices.text(width)}\n"
+        f"flips: {_count(comparison.n_gained, 'text')} only tuned gets right, {comparison.n_lost:,} only the defaults; "
+        f"{_clean(str(flips))}\n"
         f"verdict: {comparison.verdict}\n"
     )
 
 
 def export_text(export: Export) -> str:
-    """Return where the model is and what it scores."""
+    """Return where the model is, why it is this one, and what it scores."""
+    chosen = "the confirmation's winner" if export.chosen_by == "confirmation" else "the search's best"
+    note = f"note: {export.note}\n" if export.note else ""
     return (
-        f"{export.folder}: trial {export.trial} of study {export.study}\n"
+        f"{export.folder}: trial {export.trial} of study {export.study}, {chosen}\n{note}"
         f"{export.metric} on the validation rows {export.stored_value:.4f} in the study, "
         f"{export.reloaded_value:.4f} reloaded in a fresh process\n"
     )
@@ -397,8 +511,10 @@ def predictions_text(texts: Sequence[str], answers: Sequence[dict[str, float]]) 
 def next_steps(study: str) -> str:
     """Return the commands that usually follow a search."""
     return (
-        f"next  hpsearch show {study}   hpsearch export-best --study {study}   hpsearch compare --study {study}\n"
-        f"      the best of many trials looks better than it is: compare measures it on the sealed test rows\n"
+        f"next  hpsearch show {study}   hpsearch confirm --study {study}   hpsearch export-best --study {study}   "
+        f"hpsearch compare --study {study}\n"
+        f"      the best of many trials looks better than it is: confirm trains the best again on fresh seeds, "
+        f"compare\n      measures what it chose on the sealed test rows\n"
     )
 
 
@@ -465,6 +581,10 @@ def _cell(value: object) -> str:
     if value is None:
         return "-"
     return f"{value:.4f}" if isinstance(value, float) else _clean(str(value))
+
+
+def _count(n: int, noun: str) -> str:
+    return f"{n:,} {noun}" + ("" if n == 1 else "s")
 
 
 def _params(params: dict[str, Any]) -> str:

@@ -14,9 +14,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import optuna
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
-from hpsearch.checkpoints import check_folder, discard_checkpoints, worth_keeping, write_checkpoint
+from hpsearch.checkpoints import check_folder, discard_checkpoints, model_of, worth_keeping, write_checkpoint
 from hpsearch.data import load_search_data
 from hpsearch.errors import ConfigError, DataError, HpsearchError, HubError, Interrupted, StudyError, UsageError
 from hpsearch.model import open_model
@@ -200,6 +201,16 @@ def search_data_of(study: optuna.Study, config: Config) -> SearchData:
     return data
 
 
+def task_of(study: optuna.Study, config: Config) -> Task:
+    """Read the rows and open the model that a study was run on.
+
+    Raises:
+        UsageError: If they are no longer the same, or not there.
+        HubError: If something lives on a Hub that does not answer.
+    """
+    return Task(config=config, model=model_of(study, config), data=search_data_of(study, config))
+
+
 @dataclass(frozen=True, slots=True)
 class _Search:
     """One worker's part of a search."""
@@ -238,13 +249,12 @@ class _Search:
             except NothingToStart:
                 # The running trials may be all that is needed. One that fails is made up for.
                 time.sleep(_WAIT_S)
-            except KeyboardInterrupt:  # a stop that was asked for, or a second one that did not wait
-                if self.own.heart.is_lost() and not self.stop_requested():
-                    self.observer.note(
-                        "the database was out of reach for too long, or another worker took the trial over"
-                    )
-                else:
-                    raise
+            except KeyboardInterrupt:
+                if not self.own.heart.is_lost():
+                    raise  # a stop that was asked for, or a second one that did not wait
+                self.observer.note("a trial was given up: the database was out of reach for too long")
+            except UpdateFinishedTrialError:
+                self.observer.note("a trial was given up: another worker had taken this one for dead")
             except Exception as error:
                 # One bad trial costs one trial. Its reason is stored with it and shown.
                 failures_in_a_row += 1

@@ -99,9 +99,19 @@ class StudyPaths:
         return self.folder / "report.html"
 
     @property
+    def confirmation(self) -> Path:
+        """Trainings that `confirm` has finished."""
+        return self.folder / "confirmation"
+
+    @property
     def comparison(self) -> Path:
-        """Runs that `compare` has finished."""
+        """Trainings that `compare` has finished."""
         return self.folder / "comparison"
+
+    @property
+    def flips(self) -> Path:
+        """Test texts that one side of the last comparison gets right and the other wrong."""
+        return self.folder / "flips.csv"
 
     def checkpoint(self, number: int) -> Path:
         """Return the folder of a trial's best weights."""

@@ -15,6 +15,8 @@ from typing import TYPE_CHECKING, Any
 import optuna
 import pytest
 from click.testing import CliRunner
+from optuna.distributions import FloatDistribution
+from optuna.trial import TrialState, create_trial
 from ruamel.yaml import YAML
 
 from hpsearch.cli import cli
@@ -167,7 +169,7 @@ class Case:
 
 INSPECT = ["inspect", "--config", "toy.yaml"]
 RUN = ["run", "--config", "toy.yaml"]
-READERS = (["list"], ["show"], ["report"], ["export-best"], ["compare"], ["dashboard", "--port", "0"])
+READERS = (["list"], ["show"], ["report"], ["export-best"], ["confirm"], ["compare"], ["dashboard", "--port", "0"])
 
 
 def setting(*overrides: str) -> list[str]:
@@ -405,7 +407,7 @@ STUDIES = [
     *(
         Case(f"{args[0]} unknown", [*args, *(["no"] if args == ["show"] else ["--study", "no"])],
              "study 'no': expected one of 'a/b', 'theirs', 'toy', got another name")
-        for args in (["show"], ["report"], ["export-best"], ["compare"])
+        for args in (["show"], ["report"], ["export-best"], ["confirm"], ["compare"])
     ),
     Case("show of a path", ["show", "../toy"], "study '../toy': expected one of"),
     Case(
@@ -430,6 +432,8 @@ OPTIONS = [
     ),
     Case("seeds 0", ["compare", "--seeds", "0"], "'--seeds': 0 is not in the range 1<=x<=100"),
     Case("seeds 101", ["compare", "--seeds", "101"], "'--seeds': 101 is not in the range"),
+    Case("confirm seeds 101", ["confirm", "--seeds", "101"], "'--seeds': 101 is not in the range"),
+    Case("top 0", ["confirm", "--top", "0"], "'--top': 0 is not in the range 1<=x<=100"),
     Case("loop", ["baseline", "--loop", "keras"], "'--loop': 'keras' is not one of 'trainer', 'native'"),
     Case("json and csv", ["show", "--json", "--csv"], "show: expected one of --json and --csv, got both"),
     Case("port", ["dashboard", "--port", "65536"], "'--port': 65536 is not in the range 0<=x<=65535"),
@@ -586,14 +590,38 @@ def test_a_model_of_the_hub_that_cannot_be_had_is_named(folder: Path) -> None:
     assert "--set model.name=FOLDER" in result.stderr
 
 
-@pytest.mark.parametrize("command", ["report", "export-best", "compare"])
-def test_a_study_without_a_complete_trial_is_refused_with_how_to_go_on(folder: Path, command: str) -> None:
+@pytest.mark.parametrize("command", ["report", "export-best", "confirm", "compare"])
+@pytest.mark.parametrize("state", ["PRUNED", "FAIL", "none"])
+def test_a_study_without_a_complete_trial_is_refused_with_how_to_go_on(folder: Path, command: str, state: str) -> None:
+    study = optuna.load_study(study_name="toy", storage="sqlite:///studies/hpsearch.db")
+    if state != "none":
+        study.add_trial(create_trial(state=TrialState[state], intermediate_values={1: 0.5}))
     result = invoke(command, "--study", "toy")
     assert isinstance(result.exception, SystemExit), repr(result.exception)
     assert result.exit_code == 1
     assert result.stdout == ""
-    assert re.search(
-        r"^error: study 'toy': expected a complete trial, .*`hpsearch run --study toy`$", result.stderr, re.M
+    pruned, failed = int(state == "PRUNED"), int(state == "FAIL")
+    assert re.fullmatch(
+        rf"error: study 'toy': expected a complete trial, got {pruned} pruned and {failed} failed; "
+        r".*`hpsearch run --study toy`\n",
+        result.stderr,
+    )
+
+
+@pytest.mark.parametrize("command", ["confirm", "compare"])
+def test_with_the_defaults_alone_there_is_nothing_to_compare(folder: Path, command: str) -> None:
+    study = optuna.load_study(study_name="toy", storage="sqlite:///studies/hpsearch.db")
+    tuned = {"weight_decay": FloatDistribution(0.0, 0.1)}
+    study.add_trial(create_trial(value=0.9, params={"weight_decay": 0.0}, distributions=tuned))
+    study.add_trial(create_trial(state=TrialState.PRUNED, intermediate_values={1: 0.5}))
+    result = invoke(command, "--study", "toy")
+    assert isinstance(result.exception, SystemExit), repr(result.exception)
+    assert result.exit_code == 1
+    assert result.stdout == ""
+    assert re.fullmatch(
+        r"error: study 'toy': expected a complete trial besides the defaults, got the defaults alone "
+        r"\(1 pruned, 0 failed\); .*`hpsearch run --study toy`\n",
+        result.stderr,
     )
 
 

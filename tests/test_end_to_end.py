@@ -15,8 +15,11 @@ import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import pytest
 from click.testing import CliRunner
+
+from hpsearch.flips import read_flips
 
 if TYPE_CHECKING:
     from click.testing import Result
@@ -208,12 +211,20 @@ def test_compare_scores_both_sides_on_the_same_seeds_and_keeps_what_it_finished(
     assert result["test_rows"] == 40
     assert result["seeds"] == [8, 9]
     assert len(result["default"]["f1"]) == len(result["tuned"]["accuracy"]) == 2
-    assert result["tuned"]["params"] == study["best"]["params"]
+    assert (result["tuned"]["params"], result["chosen_by"]) == (study["best"]["params"], "search")
     low, high = result["difference"]["ci95"]
     assert low <= result["difference"]["mean"] <= high
+    assert np.sum(result["tuned"]["confusion"]) == 2 * 40
+    assert sum(part["rows"] for part in result["slices"] if part["name"].startswith("label")) == 40
+    flips = read_flips(folder / "studies" / "toy" / result["flips"]["file"])
+    assert len(flips) == result["flips"]["gained"] + result["flips"]["lost"]
     kept = sorted((folder / "studies" / "toy" / "comparison").glob("*.json"))
+    assert len(kept) == 2  # the defaults are this search's best, and one training is both sides
+    assert (result["answer"], low, high) == ("no evidence", 0.0, 0.0)
     times = [path.stat().st_mtime_ns for path in kept]
-    assert document(folder, "compare", "--seeds", "2") == result
+    again = document(folder, "compare", "--seeds", "2")
+    # The same trainings shown again are one more look at the test split.
+    assert {**again, "date": ""} == {**result, "looks": result["looks"] + 1, "date": ""}
     assert [path.stat().st_mtime_ns for path in kept] == times
 
 
@@ -234,13 +245,14 @@ def test_predict_reads_arguments_or_lines(searched: tuple[Path, dict[str, Any]],
     assert sum(answers[0]["probabilities"].values()) == pytest.approx(1)
 
 
-def test_the_search_never_opens_the_test_file(tmp_path: Path, tiny_model: Path, toy_csv: Path) -> None:
+def test_neither_search_nor_confirmation_opens_the_test_file(tmp_path: Path, tiny_model: Path, toy_csv: Path) -> None:
     write_config(tmp_path, tiny_model, toy_csv)
     sealed = tmp_path / "sealed.csv"
     sealed.write_bytes(b"\xff\xfe not a csv file: who opens it fails")
     seal = ["--set", f"data.test={sealed}", "--set", "data.keep_overlaps=true", "--set", "data.test_rows=null"]
-    hpsearch(tmp_path, "run", "--config", "toy.yaml", "--trials", "1", *seal)
-    assert document(tmp_path, "show", "toy")["n_complete"] == 1
+    hpsearch(tmp_path, "run", "--config", "toy.yaml", "--trials", "2", *seal)
+    assert document(tmp_path, "show", "toy")["n_complete"] == 2
+    assert len(document(tmp_path, "confirm", "--top", "1", "--seeds", "1")["candidates"]) == 2
     assert "sealed.csv" in hpsearch(tmp_path, "compare", "--seeds", "1", code=2).stderr
 
 

@@ -7,6 +7,7 @@ import datetime
 import io
 import json
 import math
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -19,7 +20,7 @@ from rich.cells import cell_len
 from hpsearch import report
 
 if TYPE_CHECKING:
-    from hpsearch.compare import Comparison
+    from hpsearch.evidence import Comparison, Confirmation
 
 _WIDTH = 60
 _STARTED = datetime.datetime(2024, 5, 1, 12, 0, 0)
@@ -354,21 +355,43 @@ def test_a_prediction_is_one_line_of_three_fields_whatever_the_text() -> None:
 
 @pytest.fixture
 def comparison() -> Comparison:
-    from hpsearch.bootstrap import Interval
-    from hpsearch.compare import Comparison, Side, verdict
+    from hpsearch.compare import answer, verdict
+    from hpsearch.evidence import Comparison, Interval, Side, Slice
 
     difference = Interval(mean=0.0213, low=0.0041, high=0.0388)
+    default = Side(
+        params=_PARAMS, f1=(0.81, 0.82, 0.8), accuracy=(0.8, 0.81, 0.79), mcc=(0.6, 0.61, 0.59),
+        confusion=((6000, 1500), (1400, 6100)),
+    )  # fmt: skip
+    tuned = Side(
+        params=_BEST, f1=(0.83, 0.84, 0.824), accuracy=(0.82, 0.83, 0.815), mcc=(0.62, 0.63, 0.61),
+        confusion=((6100, 1400), (1200, 6300)),
+    )  # fmt: skip
     return Comparison(
         study="reviews",
         metric="f1",
         trial=3,
+        chosen_by="confirmation",
+        labels=("bad", "good"),
         test_rows=5000,
+        test_fingerprint="0123456789abcdef",
+        looks=2,
         seeds=(43, 44, 45),
-        default=Side(params=_PARAMS, f1=(0.81, 0.82, 0.8), accuracy=(0.8, 0.81, 0.79)),
-        tuned=Side(params=_BEST, f1=(0.83, 0.84, 0.824), accuracy=(0.82, 0.83, 0.815)),
-        linear={"f1": 0.78, "accuracy": 0.77},
-        difference=difference,
+        default=default,
+        tuned=tuned,
+        linear={"f1": 0.78, "accuracy": 0.77, "mcc": 0.55},
+        f1=difference,
+        accuracy=Interval(mean=0.0217, low=-0.001, high=0.04),
+        mcc=Interval(mean=0.02, low=-0.01, high=0.05),
+        detectable=0.0251,
+        answer=answer(difference),
         verdict=verdict(difference, "f1", best_is_default=False),
+        slices=(Slice("label good", 2500, 0.81, 0.84), Slice(f"label {_HOSTILE}", 2500, 0.8, 0.79)),
+        flips_file="flips.csv",
+        n_gained=1234,
+        n_lost=1,
+        seconds=61.5,
+        date="2026-11-25T02:07:27+00:00",
     )
 
 
@@ -377,36 +400,125 @@ def test_a_comparison_has_these_keys(comparison: Comparison) -> None:
     assert document == {
         "study": "reviews",
         "trial": 3,
+        "chosen_by": "confirmation",
         "metric": "f1",
         "test_rows": 5000,
+        "test_fingerprint": "0123456789abcdef",
+        "looks": 2,
         "seeds": [43, 44, 45],
-        "default": {"params": _PARAMS, "f1": [0.81, 0.82, 0.8], "accuracy": [0.8, 0.81, 0.79]},
-        "tuned": {"params": _BEST, "f1": [0.83, 0.84, 0.824], "accuracy": [0.82, 0.83, 0.815]},
-        "linear": {"f1": 0.78, "accuracy": 0.77},
+        "labels": ["bad", "good"],
+        "default": {
+            "params": _PARAMS, "f1": [0.81, 0.82, 0.8], "accuracy": [0.8, 0.81, 0.79], "mcc": [0.6, 0.61, 0.59],
+            "confusion": [[6000, 1500], [1400, 6100]],
+        },
+        "tuned": {
+            "params": _BEST, "f1": [0.83, 0.84, 0.824], "accuracy": [0.82, 0.83, 0.815], "mcc": [0.62, 0.63, 0.61],
+            "confusion": [[6100, 1400], [1200, 6300]],
+        },
+        "linear": {"f1": 0.78, "accuracy": 0.77, "mcc": 0.55},
         "difference": {"mean": 0.0213, "ci95": [0.0041, 0.0388]},
+        "differences": {
+            "f1": {"mean": 0.0213, "ci95": [0.0041, 0.0388]},
+            "accuracy": {"mean": 0.0217, "ci95": [-0.001, 0.04]},
+        },
+        "detectable": 0.0251,
+        "answer": "better",
         "verdict": "tuning helped: f1 +2.13 points, 95 % interval +0.41 to +3.88",
-    }
+        "slices": [
+            {"name": "label good", "rows": 2500, "default_accuracy": 0.81, "tuned_accuracy": 0.84},
+            {"name": f"label {_HOSTILE}", "rows": 2500, "default_accuracy": 0.8, "tuned_accuracy": 0.79},
+        ],
+        "flips": {"file": "flips.csv", "gained": 1234, "lost": 1},
+        "seconds": 61.5,
+        "date": "2026-11-25T02:07:27+00:00",
+    }  # fmt: skip
     assert _as_json(document) == document
 
 
 def test_a_comparison_is_shown_seed_by_seed(comparison: Comparison) -> None:
-    lines = report.comparison_text(comparison, 120).splitlines()
-    assert lines[0] == "study reviews: 5,000 sealed test rows, 3 seeds"
+    text = report.comparison_text(comparison, Path("studies/reviews/flips.csv"), 120)
+    lines = text.splitlines()
+    assert lines[0] == "study reviews: 5,000 sealed test rows, 3 seeds; look 2 at the test split"
+    assert lines[3].strip() == "trial 3, the confirmation's winner"
     rows = {line.split("   ")[0].strip(): line.split()[-5:] for line in lines[4:] if "0." in line}
     assert rows["defaults F1"] == ["0.8100", "0.8200", "0.8000", "0.8100", "0.0100"]
     assert rows["tuned (trial 3) accuracy"] == ["0.8200", "0.8300", "0.8150", "0.8217", "0.0076"]
     assert any(line.split() == ["TF-IDF", "+", "logistic", "regression", "F1", "0.7800"] for line in lines)
-    assert "tuned - defaults  f1 +0.0213, 95 % interval +0.0041 to +0.0388" in lines[-2]
+    assert "F1 +0.0213 +0.0041 to +0.0388" in [" ".join(line.split()) for line in lines]
+    assert "accuracy +0.0217 -0.0010 to +0.0400" in [" ".join(line.split()) for line in lines]
+    assert "a true difference of 2.51 points in f1 would be found four times in five" in text
+    assert "label good 2500 0.8100 0.8400 +0.0300" in [" ".join(line.split()) for line in lines]
+    assert f"label {_HOSTILE_SHOWN}" in text
+    assert lines[-2] == ("flips: 1,234 texts only tuned gets right, 1 only the defaults; studies/reviews/flips.csv")
     assert lines[-1] == f"verdict: {comparison.verdict}"
 
 
-def test_a_comparison_of_one_seed_has_no_spread(comparison: Comparison) -> None:
-    from dataclasses import replace
+def test_a_comparison_by_another_metric_shows_that_too(comparison: Comparison) -> None:
+    by_mcc = replace(comparison, metric="mcc", chosen_by="search")
+    text = report.comparison_text(by_mcc, Path("flips.csv"), 120)
+    assert "tuned (trial 3) MCC" in text
+    assert "MCC +0.0200 -0.0100 to +0.0500" in [" ".join(line.split()) for line in text.splitlines()]
+    assert "the search's best" in text
+    assert report.comparison_document(by_mcc)["difference"] == {"mean": 0.02, "ci95": [-0.01, 0.05]}
 
+
+def test_a_comparison_of_one_seed_has_no_spread(comparison: Comparison) -> None:
     sides = {name: replace(getattr(comparison, name), f1=(0.8,), accuracy=(0.7,)) for name in ("default", "tuned")}
-    lines = report.comparison_text(replace(comparison, seeds=(43,), **sides), 120).splitlines()
-    (row,) = (line for line in lines if line.startswith("defaults F1"))
+    text = report.comparison_text(replace(comparison, seeds=(43,), **sides), Path("flips.csv"), 120)
+    (row,) = (line for line in text.splitlines() if line.startswith("defaults F1"))
     assert row.split()[-3:] == ["0.8000", "0.8000", "-"]
+    assert "one seed says nothing of others" in text
+
+
+@pytest.fixture
+def confirmation() -> Confirmation:
+    from hpsearch.evidence import Candidate, Confirmation
+
+    return Confirmation(
+        metric="f1",
+        seeds=(143, 144),
+        candidates=(
+            Candidate(7, is_defaults=False, params=_BEST, search_value=0.83, values=(0.81, 0.82)),
+            Candidate(0, is_defaults=True, params=_PARAMS, search_value=0.8, values=(0.8, 0.81)),
+        ),
+        seconds=61.5,
+        date="2026-11-25T02:07:27+00:00",
+        left_out=(4,),
+    )
+
+
+def test_a_confirmation_has_these_keys(confirmation: Confirmation) -> None:
+    document = report.confirmation_document(confirmation, "reviews")
+    winner = document["candidates"][0]
+    assert set(document) == {
+        "study", "metric", "seeds", "winner", "candidates", "left_out", "seconds", "date",
+    }  # fmt: skip
+    assert (document["winner"], document["seeds"], document["left_out"]) == (7, [143, 144], [4])
+    assert set(winner) == {
+        "trial", "is_defaults", "params", "search_value", "values", "mean", "sd", "shrinkage",
+    }  # fmt: skip
+    assert winner["mean"] == pytest.approx(0.815)
+    assert winner["shrinkage"] == pytest.approx(0.015)
+    assert _as_json(document) == document
+
+
+def test_a_confirmation_names_what_to_export_and_how_much_of_its_lead_was_luck(confirmation: Confirmation) -> None:
+    text = report.confirmation_text(confirmation, "reviews", 120)
+    rows = [line.split()[:5] for line in text.splitlines()]
+    assert ["7", "0.8300", "0.8150", "0.0071", "0.0150"] in rows
+    assert "winner: trial 7, f1 0.8150 on fresh seeds, 1.50 points less than in the search" in text
+    assert "1.00 points above the defaults on these rows" in text
+    assert "trial 4" in text
+    assert text.endswith("`hpsearch export-best --study reviews` exports it\n")
+
+
+def test_a_confirmation_that_the_defaults_win_says_so(confirmation: Confirmation) -> None:
+    text = report.confirmation_text(
+        replace(confirmation, candidates=confirmation.candidates[1:], left_out=()), "reviews", 120
+    )
+    assert "tuning did not beat the defaults: they are the best, trial 0, f1 0.8050 on fresh seeds" in text
+    assert "0.50 points more than in the search" in text
+    assert "above the defaults" not in text
 
 
 @pytest.mark.parametrize(
@@ -420,8 +532,8 @@ def test_a_comparison_of_one_seed_has_no_spread(comparison: Comparison) -> None:
     ],
 )
 def test_a_verdict_follows_from_the_interval(low: float, high: float, words: str, *, best_is_default: bool) -> None:
-    from hpsearch.bootstrap import Interval
     from hpsearch.compare import verdict
+    from hpsearch.evidence import Interval
 
     interval = Interval(mean=(low + high) / 2, low=low, high=high)
     assert verdict(interval, "f1", best_is_default=best_is_default).startswith(words)
@@ -430,16 +542,20 @@ def test_a_verdict_follows_from_the_interval(low: float, high: float, words: str
 def test_an_export_has_these_keys() -> None:
     from hpsearch.export import Export
 
-    export = Export(Path("studies/reviews/best"), "reviews", 3, "f1", 0.85, 0.8500001)
+    export = Export(Path("studies/reviews/best"), "reviews", 3, "f1", 0.85, 0.8500001, "search", "not followed")
     assert report.export_document(export) == {
         "study": "reviews",
         "trial": 3,
+        "chosen_by": "search",
+        "note": "not followed",
         "output": "studies/reviews/best",
         "metric": "f1",
         "value": 0.85,
         "reloaded_value": 0.8500001,
     }
-    assert "0.8500 in the study, 0.8500 reloaded" in report.export_text(export)
+    text = report.export_text(export)
+    assert "trial 3 of study reviews, the search's best\nnote: not followed\n" in text
+    assert "0.8500 in the study, 0.8500 reloaded" in text
 
 
 def test_a_baseline_has_these_keys() -> None:
@@ -473,5 +589,7 @@ def test_a_baseline_has_these_keys() -> None:
 
 def test_the_next_steps_end_with_the_comparison() -> None:
     steps = report.next_steps("reviews")
-    for command in ("show reviews", "export-best --study reviews", "compare --study reviews"):
+    for command in (
+        "show reviews", "confirm --study reviews", "export-best --study reviews", "compare --study reviews",
+    ):  # fmt: skip
         assert f"hpsearch {command}" in steps

@@ -24,6 +24,7 @@ from optuna.trial import FrozenTrial, TrialState, create_trial
 from hpsearch.checkpoints import check_folder, checkpoint_of, discard_checkpoints, worth_keeping
 from hpsearch.config import build_config
 from hpsearch.errors import HpsearchError, StudyError, UsageError
+from hpsearch.evidence import Candidate, Confirmation, keep_confirmation
 from hpsearch.folders import MANIFEST, appearing, read_manifest, write_manifest
 from hpsearch.study import (
     StudyPaths,
@@ -124,16 +125,11 @@ def _fixed(trial: FrozenTrial) -> Any:
 def test_everything_of_a_study_lies_beside_its_sqlite_file(tmp_path: Path) -> None:
     paths = StudyPaths.of(f"sqlite:///{tmp_path}/all.db", "reviews")
     assert paths.folder == tmp_path / "reviews"
-    assert {paths.run_lock.name, paths.log.name, paths.best.name, paths.comparison.name} == {
-        "run.lock",
-        "run.log",
-        "best",
-        "comparison",
-    }
+    own = (paths.run_lock, paths.log, paths.best, paths.confirmation, paths.comparison, paths.flips)
+    assert [path.name for path in own] == ["run.lock", "run.log", "best", "confirmation", "comparison", "flips.csv"]
     assert paths.checkpoint(7) == tmp_path / "reviews" / "trial-0007"
     assert paths.checkpoint(12345) == tmp_path / "reviews" / "trial-12345"
-    own = (paths.run_lock, paths.log, paths.best, paths.comparison, paths.checkpoint(0))
-    assert {path.parent for path in own} == {paths.folder}
+    assert {path.parent for path in (*own, paths.checkpoint(0))} == {paths.folder}
 
 
 def test_studies_of_a_database_server_lie_in_the_studies_folder() -> None:
@@ -707,6 +703,16 @@ def test_only_checkpoints_of_the_best_trials_stay(paths: StudyPaths) -> None:
     assert discard_checkpoints(study, paths, 2) == []
 
 
+def test_the_checkpoint_of_a_confirmations_winner_stays(paths: StudyPaths) -> None:
+    study = _study(create_trial(value=0.5), create_trial(value=0.8), create_trial(value=0.9))
+    for number in range(3):
+        _checkpoint(paths, number)
+    winner = Candidate(0, is_defaults=True, params={}, search_value=0.5, values=(0.6,))
+    keep_confirmation(study, Confirmation("f1", (108,), (winner,), seconds=1.0, date="2026-11-25"))
+    assert discard_checkpoints(study, paths, 1) == [1]
+    assert sorted(folder.name for folder in paths.folder.iterdir()) == ["trial-0000", "trial-0002"]
+
+
 def test_nothing_else_is_ever_deleted(paths: StudyPaths, tmp_path: Path) -> None:
     elsewhere = _checkpoint(StudyPaths(tmp_path / "elsewhere", "reviews"), 1)
     others = _checkpoint(StudyPaths(tmp_path, "others"), 2)
@@ -717,6 +723,7 @@ def test_nothing_else_is_ever_deleted(paths: StudyPaths, tmp_path: Path) -> None
         paths.folder / "trial-5",
         paths.folder / "my-trial-0006",
         paths.best,
+        paths.confirmation,
         paths.comparison,
     ]
     for folder in kept[1:]:
@@ -736,6 +743,17 @@ def test_nothing_else_is_ever_deleted(paths: StudyPaths, tmp_path: Path) -> None
     assert set(tmp_path.rglob("*")) == before
     assert read_manifest(elsewhere) is not None
     assert read_manifest(others) is not None
+
+
+def test_what_another_worker_is_writing_is_left_to_it(paths: StudyPaths) -> None:
+    study = _study(create_trial(value=0.5), create_trial(value=0.4), create_trial(state=TrialState.RUNNING))
+    _checkpoint(paths, 1)
+    theirs = _checkpoint(paths, 2)  # its trial is about to be told complete
+    half_written = paths.folder / ".trial-0002.partial-123"
+    half_written.mkdir()
+    assert discard_checkpoints(study, paths, 1) == [1]
+    assert theirs.is_dir()
+    assert half_written.is_dir()
 
 
 def test_a_study_without_a_folder_has_nothing_to_discard(paths: StudyPaths) -> None:
