@@ -162,7 +162,7 @@ def _read_flips(path: Path, *, below: Path) -> tuple[Flip, ...] | None:
     """Return the rows of a file of flips; None if it is not there, or not in the folder where it belongs."""
     if not path.resolve().is_relative_to(below.resolve()) or not path.is_file():
         return None
-    with path.open(encoding="utf-8", newline="") as file:
+    with path.open(encoding="utf-8-sig", newline="") as file:
         return tuple(
             Flip(
                 text=row["text"],

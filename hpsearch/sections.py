@@ -251,19 +251,23 @@ def _flips(data: PageData) -> Section | None:
     )
     if data.flips is None:
         return Section("flips", "Texts that changed sides", (f"{sentence} The file that lists them is not there.",))
+    lost = [flip for flip in data.flips if flip.tuned != flip.label]
+    gained = [flip for flip in data.flips if flip.tuned == flip.label]
+    half = _MOST_FLIPS // 2
+    chosen = [*lost[: max(half, _MOST_FLIPS - len(gained))], *gained[: max(half, _MOST_FLIPS - len(lost))]]
     rows = tuple(
         (
             each.text,
-            "gained" if each.tuned == each.label else "lost",
+            "lost" if each.tuned != each.label else "gained",
             each.label,
             f"{each.default} ({each.default_probability:.2f})",
             f"{each.tuned} ({each.tuned_probability:.2f})",
         )
-        for each in data.flips[:_MOST_FLIPS]
+        for each in chosen
     )
     where = f"{found.flips_file} in the study's folder"
-    shown = f"The first {_MOST_FLIPS}" if len(data.flips) > _MOST_FLIPS else "All"
-    sentence += f" {shown} are shown; the file is {where}."
+    shown = "All are" if len(chosen) == len(data.flips) else f"The first {len(chosen)}, of both kinds, are"
+    sentence += f" {shown} shown; the file is {where}."
     columns = ("text", "change", "true label", "defaults", "tuned")
     table = Table("Answers, each with the probability given to the true label", columns, rows, folds=True)
     return Section("flips", "Texts that changed sides", (sentence,), tables=(table,) if rows else ())

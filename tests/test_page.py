@@ -355,10 +355,15 @@ def test_only_the_first_flips_are_shown_and_none_from_another_folder(
 ) -> None:
     paths = StudyPaths(tmp_path, "reviews")
     paths.folder.mkdir()
-    write_flips(paths, tuple(Flip(f"review {i}", "긍정", "부정", 0.4, "긍정", 0.7) for i in range(60)))
+    gained = [Flip(f"gained {i}", "긍정", "부정", 0.4, "긍정", 0.7) for i in range(60)]
+    lost = [Flip(f"lost {i}", "긍정", "긍정", 0.7, "부정", 0.4) for i in range(10)]
+    write_flips(paths, (*lost, *gained))
     flips = _section(data_of(*trials(2), compared={}), "flips")
-    assert [row[0] for row in flips.tables[0].rows] == [f"review {i}" for i in range(50)]
-    assert "The first 50 are shown; the file is flips.csv" in flips.sentences[0]
+    assert [row[0] for row in flips.tables[0].rows] == [
+        *(f"lost {i}" for i in range(10)),
+        *(f"gained {i}" for i in range(40)),
+    ]
+    assert "The first 50, of both kinds, are shown; the file is flips.csv" in flips.sentences[0]
     (paths.folder / "flips.csv").rename(tmp_path / "flips.csv")
     flips = _section(data_of(*trials(2), compared={"flips_file": "../flips.csv"}), "flips")
     assert flips.tables == ()
