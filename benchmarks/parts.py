@@ -39,7 +39,7 @@ def _without_packing() -> None:
 def _without_filling() -> None:
     from hpsearch import packing
 
-    packing._MULTIPLE = 1
+    packing.MULTIPLE = 1
 
 
 def _without_cheap_dropout() -> None:

@@ -5,18 +5,21 @@ Data flows one way, and a module imports only from lines below its own:
 =============  =========================================================================
 cli            commands: parse, call one function, print
 progress       a search on a terminal, live or line by line
-report         results as text and JSON documents
+report         results as text and JSON documents; `findings` and `plan_report` likewise, for cost and plans
 dashboard      optuna-dashboard behind a guard
 page           a study's report as one HTML file; `sections` and `trial_sections` say what, `content` in which records
 plots          trials and evidence drawn; `canvas` has the look, SVG and PNG
 export         best trial -> model folder, checked in a fresh process
 compare        defaults against tuned on the sealed test rows
 baseline       the tutorial's own two training systems
+plan           what a search will take, measured before anything is spent
 audit          what there is to know about the data before a search
 workers        a search by several processes of one machine
 starter        a configuration for a file of one's own, proposed from what it holds
 doctor         whether a search can run here; `machine` has cores, memory and mounts
-search         trials of a study until enough are finished
+cost           what a study took, and what more trials would bring
+edges          whether the best trial lies at an end of the space; `importances` has what mattered
+search         trials of a study until enough are finished; `probe` takes a few steps to time them
 checkpoints    weights of the best trials on disk
 study          where studies are kept, when they may be resumed
 trainer        one training, inside a search or outside

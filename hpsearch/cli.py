@@ -13,9 +13,11 @@ import json
 import logging
 import os
 import re
+import shlex
 import shutil
 import signal
 import sys
+import time
 import traceback
 from multiprocessing import forkserver
 from pathlib import Path
@@ -200,7 +202,7 @@ def run(
     _prepare_process()
     if n_workers != 1:
         _prepare_workers()
-    from hpsearch import report
+    from hpsearch import findings, report
     from hpsearch.progress import observer_for
     from hpsearch.search import check, prepare, run_search
     from hpsearch.study import load_study
@@ -230,7 +232,9 @@ def run(
         except KeyboardInterrupt:
             observer.note("stopped; every finished trial is kept, and the same command goes on")
             sys.exit(_INTERRUPTED)
-    click.echo(report.study_text(report.study_document(load_study(storage, name)), _width()), nl=False)
+    result = load_study(storage, name)
+    document = {**report.study_document(result), **findings.findings_document(result)}
+    click.echo(report.study_text(document, _width()) + findings.findings_text(document, _width()), nl=False)
     _say(report.next_steps(name).removesuffix("\n"))
 
 
@@ -261,8 +265,9 @@ def list_(storage_url: str, as_json: bool) -> None:
 @_storage_option
 @_json_option
 @click.option("--csv", "as_csv", is_flag=True, help="Print the trials as CSV and nothing else.")
-def show(study: str | None, storage_url: str, as_json: bool, as_csv: bool) -> None:
-    """Show a study's trials; by default of the study in which a trial started last.
+@click.option("--importances", "with_importances", is_flag=True, help="Also what mattered; takes a few seconds.")
+def show(study: str | None, storage_url: str, as_json: bool, as_csv: bool, with_importances: bool) -> None:
+    """Show a study's trials, what they cost and whether the space is too narrow; by default of the last study.
 
     \b
     Example:
@@ -270,15 +275,27 @@ def show(study: str | None, storage_url: str, as_json: bool, as_csv: bool) -> No
     """
     if as_json and as_csv:
         raise UsageError("show: expected one of --json and --csv, got both")
-    from hpsearch import report
+    from hpsearch import findings, report
     from hpsearch.study import load_study, open_for_reading
 
     _prepare_process()
-    document = report.study_document(load_study(open_for_reading(storage_url), study))
+    loaded = load_study(open_for_reading(storage_url), study)
+    document = report.study_document(loaded)
     if as_csv:
         click.echo(report.study_csv(document), nl=False)
+        return
+    importances = None
+    if with_importances:
+        from hpsearch.importances import FEWEST_TRIALS, importances_of
+
+        importances = importances_of(loaded)
+        if importances is None:
+            click.echo(f"importances can be told from {FEWEST_TRIALS} finished trials on", err=True)
+    document |= findings.findings_document(loaded, importances)
+    if as_json:
+        _print(document)
     else:
-        _print(document if as_json else report.study_text(document, _width()))
+        _print(report.study_text(document, _width()) + findings.findings_text(document, _width()))
 
 
 @cli.command("export-best")
@@ -499,6 +516,56 @@ def doctor(storage_url: str, as_json: bool) -> None:
         diagnosis = diagnose(storage_url, encoding=sys.stdout.encoding)
     _print(report.diagnosis_document(diagnosis) if as_json else report.diagnosis_text(diagnosis, _width()))
     if diagnosis.n_failed:
+        sys.exit(1)
+
+
+@cli.command()
+@_config_options
+@click.option("--trials", type=click.IntRange(min=1), help="Finished trials of the search.")
+@click.option("--study", metavar="NAME", help="The study's name.  [default: the configuration's]")
+@_storage_option
+@_json_option
+def plan(
+    config_name: str | None,
+    overrides: tuple[str, ...],
+    trials: int | None,
+    study: str | None,
+    storage_url: str,
+    as_json: bool,
+) -> None:
+    """Measure a few steps and say what a search would take, before anything is spent: time, memory, disk, data.
+
+    Takes the options of `run`, writes nothing, and exits with 1 where the search would fail.
+
+    \b
+    Example:
+        hpsearch plan --config quickstart
+        hpsearch plan --config my-search.yaml --trials 40
+    """
+    from hpsearch.study import StudyPaths, redact
+
+    config = _config_of_run(config_name, overrides, trials, study, storage_url)
+    paths = StudyPaths.of(storage_url, config.study if study is None else study)
+    _prepare_process()
+    from hpsearch import plan_report
+
+    with _shown_wait("reading the data and timing a few steps"):
+        started = time.perf_counter()
+        from hpsearch.plan import make_plan
+
+        result = make_plan(config, paths.root, loading_s=time.perf_counter() - started)
+    options = {"--config": config_name, "--trials": trials, "--study": study}
+    if storage_url != _STORAGE:
+        options["--storage"] = redact(storage_url)
+    command = [
+        "hpsearch",
+        "run",
+        *(str(part) for option in options.items() if option[1] is not None for part in option),
+    ]
+    command += [part for override in overrides for part in ("--set", override)]
+    document = plan_report.plan_document(result, shlex.join(command))
+    _print(document if as_json else plan_report.plan_text(document, _width()))
+    if result.would_fail:
         sys.exit(1)
 
 

@@ -47,7 +47,7 @@ _FAMILIES = (
 )
 # oneDNN compiles a kernel for every number of tokens it meets, which costs more than the product of a short batch
 # itself; rounded up to a multiple of this there are few numbers to meet. Measured in `benchmarks/README.md`.
-_MULTIPLE = 64
+MULTIPLE = 64
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -78,7 +78,7 @@ def pack(texts: Sequence[NDArray[np.integer]], *, pad_id: int, first_position: i
     lengths = np.array([len(text) for text in texts])
     n_texts, longest, n_tokens = len(texts), int(lengths.max()), int(lengths.sum())
     taken = np.arange(longest) < lengths[:, None]  # (n_texts, longest)
-    ids = np.full((1, -(-n_tokens // _MULTIPLE) * _MULTIPLE), pad_id, dtype=np.int64)
+    ids = np.full((1, -(-n_tokens // MULTIPLE) * MULTIPLE), pad_id, dtype=np.int64)
     ids[0, :n_tokens] = np.concatenate(texts)
     positions = np.full_like(ids, first_position)
     positions[0, :n_tokens] += np.nonzero(taken)[1]

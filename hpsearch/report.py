@@ -450,11 +450,14 @@ def inspection_text(document: Document, width: int) -> str:
         labels.add_row(name, *shares)
     overlaps = ", ".join(f"{n} {pair.replace('_', ' in ')}" for pair, n in document["overlaps"].items())
     example = document["example"]
+    warnings = "".join(
+        f"{line}\n" for check in document["checks"] for line in check_lines(check, width) if check["level"] != "ok"
+    )
     return (
         f"{_clean(document['source'])}, fingerprint {document['fingerprint']}, "
         f"inputs of up to {document['max_length']} tokens\n\n"
         f"{table.text(width)}\n{labels.text(width)}\n"
-        f"texts that also stand in another split: {overlaps}\n\n"
+        f"texts that also stand in another split: {overlaps}\n{warnings}\n"
         f"first training row ({example['row']}), label {_clean(example['label'])}\n"
         f"  text    {_clean(example['text'])}\n  tokens  {_clean(' '.join(example['tokens']))}\n"
         f"  ids     {' '.join(map(str, example['ids']))}\n"
@@ -497,6 +500,26 @@ def diagnosis_text(diagnosis: Diagnosis, width: int) -> str:
         table.add_row(check.state, check.name, f"{check.found} -> {check.advice}" if check.advice else check.found)
     warned = sum(check.state == "warn" for check in diagnosis.checks)
     return f"{table.text(width)}\n{diagnosis.n_failed} failed, {warned} to know of\n"
+
+
+def check_lines(check: Document, width: int) -> list[str]:
+    """Return one thing that was looked at before a search, with what to do about it."""
+    text = [f"{check['text']}", *([f"hint: {check['hint']}"] if check["hint"] else [])]
+    return labelled(f"{check['level']:<5} {check['subject']:<8}", text, width)
+
+
+def labelled(label: str, texts: Sequence[str], width: int) -> list[str]:
+    """Return texts in lines behind a label, folded to a terminal's width."""
+    lines = [line for text in texts for line in _fold(_clean(text), max(width - len(label), 2 * _Table.NARROWEST))]
+    return [f"{label if i == 0 else ' ' * len(label)}{line}" for i, line in enumerate(lines)]
+
+
+def duration(seconds: float) -> str:
+    """Return a time for people, such as `45 s`, `12 min` or `2 h 05 min`."""
+    minutes = round(seconds / 60)
+    if seconds < 99.5:
+        return f"{seconds:.0f} s"
+    return f"{minutes} min" if minutes < 90 else f"{minutes // 60} h {minutes % 60:02d} min"
 
 
 def predictions_text(texts: Sequence[str], answers: Sequence[dict[str, float]]) -> str:

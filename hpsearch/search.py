@@ -28,7 +28,7 @@ from hpsearch.study import check_resumable, create_or_resume, mend, standing, st
 from hpsearch.trainer import SearchTrainer, Task
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Sequence
 
     from optuna.distributions import BaseDistribution
     from optuna.pruners import BasePruner
@@ -38,6 +38,7 @@ if TYPE_CHECKING:
 
     from hpsearch.config import Config, SearchConfig
     from hpsearch.data import SearchData
+    from hpsearch.model import ModelSource
     from hpsearch.observer import Observer
     from hpsearch.study import StudyPaths
     from hpsearch.trainer import Outcome
@@ -163,6 +164,17 @@ def prepare(config: Config) -> Task:
         UsageError: If config, data or model cannot be used.
         HubError: If something lives on a Hub that does not answer.
     """
+    data = read_rows(config)
+    return Task(config=config.with_absolute_paths(), model=open_encoder(config, data.label_names), data=data)
+
+
+def read_rows(config: Config) -> SearchData:
+    """Read the search's rows.
+
+    Raises:
+        UsageError: If they cannot be searched on.
+        HubError: If they live on a Hub that does not answer.
+    """
     data = load_search_data(config.data)
     if len(present := set(data.validation.labels.tolist())) < 2:
         raise DataError(
@@ -170,9 +182,19 @@ def prepare(config: Config) -> Task:
             f"{len(data.validation):,} validation rows, got {data.label_names[present.pop()]!r} only; no trial could "
             f"be told from another, so set data.validation_rows higher"
         )
+    return data
+
+
+def open_encoder(config: Config, label_names: Sequence[str]) -> ModelSource:
+    """Open the search's model and see that it loads.
+
+    Raises:
+        UsageError: If it cannot be used.
+        HubError: If it lives on a Hub that does not answer.
+    """
     model = open_model(config.model, tuple(config.defaults.dropouts()))
     try:
-        model.check_it_loads(data.label_names)  # what does not load shall not start a study
+        model.check_it_loads(label_names)  # what does not load shall not start a study
     except HpsearchError:
         raise
     except Exception as error:  # what broken weights make these libraries raise is no closed set
@@ -180,9 +202,9 @@ def prepare(config: Config) -> Task:
         problem = " ".join(str(error).split())
         raise kind(
             f"model.name {config.model.name!r}: expected safetensors weights of an encoder, to be given a head of "
-            f"{len(data.label_names)} labels, got: {problem}"
+            f"{len(label_names)} labels, got: {problem}"
         ) from error
-    return Task(config=config.with_absolute_paths(), model=model, data=data)
+    return model
 
 
 def search_data_of(study: optuna.Study, config: Config) -> SearchData:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import math
 import os
 import re
 import secrets
@@ -468,6 +469,20 @@ def best_trial(study: optuna.Study) -> FrozenTrial:
             f"{counts.n_failed} failed; run it further with `hpsearch run --study {study.study_name}`"
         )
     return max(complete, key=lambda trial: (trial.value or 0.0, -trial.number))
+
+
+def reached(trial: FrozenTrial) -> float | None:
+    """Return what a trial came to: its value, of a pruned one its best evaluation, None of one without either."""
+    if trial.state == TrialState.COMPLETE:
+        return trial.value
+    return max((value for value in trial.intermediate_values.values() if math.isfinite(value)), default=None)
+
+
+def seconds_of(trial: FrozenTrial) -> float | None:
+    """Return how long a finished trial took; None where its process died, since it was closed at some later time."""
+    if trial.duration is None or trial.user_attrs.get("failure") == _DIED:
+        return None
+    return trial.duration.total_seconds()
 
 
 def standing(study: optuna.Study, n_trials: int) -> Standing:

@@ -328,9 +328,15 @@ def test_labels_and_examples_cannot_steer_the_terminal() -> None:
         "source": _HOSTILE, "fingerprint": "0123456789abcdef", "max_length": 128, "labels": [_HOSTILE, "좋음"],
         "splits": {"train": split, "validation": split}, "overlaps": {"train_validation": 2},
         "example": {"row": 0, "label": _HOSTILE, "text": _HOSTILE, "tokens": ["[CLS]", _HOSTILE], "ids": [2, 3]},
+        "checks": [
+            {"level": "ok", "subject": "data", "text": "fine", "hint": ""},
+            {"level": "warn", "subject": "data", "text": f"label {_HOSTILE} is rare", "hint": "more rows"},
+        ],
     }  # fmt: skip
     text = report.inspection_text(document, 200)
-    assert text.count("[bold]text[/bold] :smile:") == 5
+    assert text.count("[bold]text[/bold] :smile:") == 6
+    assert "fine" not in text
+    assert "hint: more rows" in text
     _assert_harmless(text)
     assert "4 (40.0%)" in text
     assert "3 / 7.5 / 11 / 12" in text
