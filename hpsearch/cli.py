@@ -141,6 +141,21 @@ def _config_options(command: Callable[..., Any]) -> Callable[..., Any]:
     return command
 
 
+def _worker_options(command: Callable[..., Any]) -> Callable[..., Any]:
+    for option in (
+        click.option(
+            "--workers-per-gpu", type=click.IntRange(1, 32), default=1, show_default=True, help="That share a GPU."
+        ),
+        click.option(
+            "--workers", "n_workers", type=_Workers(), default="auto", show_default=True, envvar="HPSEARCH_WORKERS",
+            metavar="N|auto",
+            help="Processes that run trials side by side; auto: one per GPU, else by cores and memory, up to 4.",
+        ),
+    ):  # fmt: skip
+        command = option(command)
+    return command
+
+
 @click.group(cls=_ErrorBoundary, context_settings={"help_option_names": ["-h", "--help"], "max_content_width": 100})
 @click.version_option(package_name="hpsearch")
 def cli() -> None:
@@ -160,17 +175,7 @@ def cli() -> None:
 @click.option("--trials", type=click.IntRange(min=1), help="Finished trials the study shall come to, over restarts.")
 @click.option("--timeout", "timeout_s", type=_Duration(), help="Start no trial after this time, such as 90m.")
 @click.option("--study", metavar="NAME", help="The study's name.  [default: the configuration's]")
-@click.option(
-    "--workers",
-    "n_workers",
-    type=_Workers(),
-    default="auto",
-    show_default=True,
-    envvar="HPSEARCH_WORKERS",
-    metavar="N|auto",
-    help="Processes that run trials side by side; auto: one per GPU, else by cores and memory, up to 4.",
-)
-@click.option("--workers-per-gpu", type=click.IntRange(1, 32), default=1, show_default=True, help="That share a GPU.")
+@_worker_options
 @_storage_option
 def run(
     config_name: str | None,
@@ -523,6 +528,7 @@ def doctor(storage_url: str, as_json: bool) -> None:
 @_config_options
 @click.option("--trials", type=click.IntRange(min=1), help="Finished trials of the search.")
 @click.option("--study", metavar="NAME", help="The study's name.  [default: the configuration's]")
+@_worker_options
 @_storage_option
 @_json_option
 def plan(
@@ -530,6 +536,8 @@ def plan(
     overrides: tuple[str, ...],
     trials: int | None,
     study: str | None,
+    n_workers: int | None,
+    workers_per_gpu: int,
     storage_url: str,
     as_json: bool,
 ) -> None:
@@ -552,9 +560,15 @@ def plan(
     with _shown_wait("reading the data and timing a few steps"):
         started = time.perf_counter()
         from hpsearch.plan import make_plan
+        from hpsearch.workers import resources
 
-        result = make_plan(config, paths.root, loading_s=time.perf_counter() - started)
-    options = {"--config": config_name, "--trials": trials, "--study": study}
+        result = make_plan(
+            config, paths.root, n_workers=n_workers, per_gpu=workers_per_gpu,
+            here=resources(os.environ.get("CUDA_VISIBLE_DEVICES")), loading_s=time.perf_counter() - started,
+        )  # fmt: skip
+    options = {"--config": config_name, "--trials": trials, "--study": study, "--workers": n_workers}
+    if workers_per_gpu > 1:
+        options["--workers-per-gpu"] = workers_per_gpu
     if storage_url != _STORAGE:
         options["--storage"] = redact(storage_url)
     command = [

@@ -10,6 +10,7 @@ replayed on 216 configurations that were trained in full (`benchmarks/README.md`
 
 from __future__ import annotations
 
+import contextlib
 import math
 import os
 import resource
@@ -31,6 +32,7 @@ from hpsearch.probe import probe
 from hpsearch.search import open_encoder, read_rows
 from hpsearch.space import bounds, suggest
 from hpsearch.trainer import Task
+from hpsearch.workers import place, resources
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -38,6 +40,7 @@ if TYPE_CHECKING:
     from hpsearch.config import Config, Hyperparameters
     from hpsearch.data import Split
     from hpsearch.probe import Probe
+    from hpsearch.workers import Resources
 
 N_DRAWS = 200
 _STARTUP = 8  # trials that the shipped sampler draws at random
@@ -90,6 +93,8 @@ class Estimate:
     """What `with_pruning_s` takes the search to be of as many random draws in full."""
     start_s: float
     """Seconds until the first trial, once for each run: the libraries, the rows, the tokens, the weights."""
+    n_workers: int
+    """That share the trials and the machine; all above but the seconds of whole searches is for one of them."""
     available_mib: int
     disk_bytes: int
     free_bytes: int
@@ -112,7 +117,15 @@ class Plan:
         return any(check.level == "fail" for check in self.checks)
 
 
-def make_plan(config: Config, folder: Path, *, loading_s: float = 0.0) -> Plan:
+def make_plan(
+    config: Config,
+    folder: Path,
+    *,
+    n_workers: int | None = 1,
+    per_gpu: int = 1,
+    here: Resources | None = None,
+    loading_s: float = 0.0,
+) -> Plan:
     """Look at the data and the model, take a few steps, and say what a search would take.
 
     What the search would fail over is found in `checks`, and is not raised.
@@ -120,6 +133,9 @@ def make_plan(config: Config, folder: Path, *, loading_s: float = 0.0) -> Plan:
     Args:
         config: Of the search.
         folder: Where studies would be kept; it need not be there, and nothing is written to it.
+        n_workers: Of the search, None for as many as suit the machine.
+        per_gpu: Workers that share a GPU.
+        here: The machine's resources, by default as torch sees them.
         loading_s: Seconds that the process took to load the libraries, as every search does.
     """
     started = time.perf_counter()
@@ -130,20 +146,28 @@ def make_plan(config: Config, folder: Path, *, loading_s: float = 0.0) -> Plan:
     task, test = read
     audit = describe(config, task.data, test, task.model)
     checks = [*data_checks(audit), _model_check(task), *_busy_check()]
-    available_mib = _available_mib()
+    weights = task.model.weight_bytes(task.data.label_names)
+    placement = place(
+        n_workers, here or resources(None), per_gpu=per_gpu, n_trials=config.search.trials, weights=weights
+    )
+    n_workers = len(placement.devices)
+    available_mib = _available_mib() // (n_workers if placement.devices[0] is None else per_gpu)
     try:
-        measured = probe(
-            task,
-            _probed(config),
-            smallest_batch=min(_batch_sizes(config)),
-            largest_batch=max(_batch_sizes(config)),
-            available_mib=available_mib,
-        )
+        with _threads(placement.n_threads):
+            measured = probe(
+                task,
+                _probed(config),
+                smallest_batch=min(_batch_sizes(config)),
+                largest_batch=max(_batch_sizes(config)),
+                available_mib=available_mib,
+            )
     except (HpsearchError, RuntimeError, ValueError) as error:  # of what torch and the Trainer raise
         problem = " ".join(str(error).split())
         checks.append(Check("fail", "train", f"training a few steps ended with {type(error).__name__}: {problem}"))
         return Plan(config, tuple(checks), audit, None)
-    estimate = _estimate(config, measured, folder, available_mib=available_mib, loading_s=loading_s)
+    estimate = _estimate(
+        config, measured, folder, n_workers=n_workers, available_mib=available_mib, loading_s=loading_s
+    )
     checks += [_memory_check(config, estimate), *_schedule_checks(config, measured), _disk_check(estimate, folder)]
     return Plan(config, tuple(checks), audit, estimate)
 
@@ -169,7 +193,20 @@ def _read(config: Config) -> tuple[tuple[Task, Split] | None, tuple[Check, ...]]
 # --- Time -------------------------------------------------------------------------------------------------------------
 
 
-def _estimate(config: Config, measured: Probe, folder: Path, *, available_mib: int, loading_s: float) -> Estimate:
+@contextlib.contextmanager
+def _threads(n_threads: int) -> Iterator[None]:
+    """Compute with as many threads as a worker will have."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(n_threads)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
+def _estimate(
+    config: Config, measured: Probe, folder: Path, *, n_workers: int, available_mib: int, loading_s: float
+) -> Estimate:
     n_evaluations, n_trials = config.search.evaluations, config.search.trials
     default_s = measured.seconds(config.defaults, n_evaluations)
     drawn = np.array([measured.seconds(each, n_evaluations) for each in drawn_configurations(config)])
@@ -183,8 +220,12 @@ def _estimate(config: Config, measured: Probe, folder: Path, *, available_mib: i
         )
         for pruner in ("none", config.search.pruner)
     }
+    # Of several workers the last has half a trial left on average when the others find nothing more to do.
+    waiting = (1 - 1 / n_workers) * float(drawn.mean()) / 2
     searches = {
-        pruner: Range(*(start_s + share * max(default_s, mean + side * spread) for side in (0, -1, 1)))
+        pruner: Range(
+            *(start_s + share * max(default_s, (mean + side * spread) / n_workers + waiting) for side in (0, -1, 1))
+        )
         for pruner, share in shares.items()
     }
     n_tokens = int(measured.lengths.sum()) + measured.validation_tokens
@@ -196,10 +237,11 @@ def _estimate(config: Config, measured: Probe, folder: Path, *, available_mib: i
         with_pruning_s=searches[config.search.pruner],
         time_share=shares[config.search.pruner],
         start_s=start_s,
+        n_workers=n_workers,
         available_mib=available_mib,
-        # One more, because a checkpoint is written before the worst is deleted.
+        # One more for each worker, because a checkpoint is written before the worst is deleted.
         disk_bytes=(
-            (min(config.search.keep_checkpoints, n_trials) + 1) * measured.checkpoint_bytes
+            (min(config.search.keep_checkpoints, n_trials) + n_workers) * measured.checkpoint_bytes
             + _TOKEN_BYTES * n_tokens
             + _DATABASE_BYTES
             + _DATABASE_BYTES_A_TRIAL * n_trials
@@ -275,7 +317,8 @@ def _busy_check() -> Iterator[Check]:
 def _memory_check(config: Config, estimate: Estimate) -> Check:
     peak, there, batch = estimate.probe.peak_memory_mib, estimate.available_mib, max(_batch_sizes(config))
     growth = 1.0 if estimate.probe.device.startswith("cuda") else _GROWTH
-    text = f"{peak:,} MiB at batches of {batch} of the longest texts, {there:,} MiB there"
+    share = f" for each of {estimate.n_workers} workers" if estimate.n_workers > 1 else ""
+    text = f"{peak:,} MiB at batches of {batch} of the longest texts, {there:,} MiB there{share}"
     if growth > 1:
         text += f"; over many trials the process may grow to {growth * peak:,.0f} MiB"
     hint = (

@@ -35,6 +35,7 @@ def _estimate_entry(estimate: Estimate) -> Document:
     return {
         "device": probe.device,
         "products": probe.products,
+        "workers": estimate.n_workers,
         "start_s": round(estimate.start_s, 3),
         "default_trial_s": round(estimate.default_s, 3),
         "trial_s": _range_entry(estimate.trial_s),
@@ -82,7 +83,8 @@ def _trial_texts(estimate: Document) -> Iterator[str]:
 
 def _search_texts(document: Document, estimate: Document) -> Iterator[str]:
     n_trials, pruner, search = document["trials"], document["pruner"], estimate["search_s"]
-    total = f"{n_trials:,} trials {_span(search['without_pruning'])} without pruning"
+    workers = f" by {estimate['workers']} workers" if estimate["workers"] > 1 else ""
+    total = f"{n_trials:,} trials{workers} {_span(search['without_pruning'])} without pruning"
     yield total if pruner == "none" else f"{total}, {_span(search['with_pruning'])} with pruner {pruner}"
     yield (
         f"assuming that {document['sampler']} with {pruner} takes {estimate['time_share']:.2f} times as long as random "
