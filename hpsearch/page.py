@@ -6,7 +6,6 @@ run nothing. The same study gives the same bytes.
 
 from __future__ import annotations
 
-import csv
 import io
 import os
 import platform
@@ -14,24 +13,26 @@ import re
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from statistics import fmean, stdev
 from typing import TYPE_CHECKING
 
 import optuna
 from jinja2 import Environment, FileSystemLoader, StrictUndefined
 from markupsafe import Markup
-from optuna.trial import TrialState
 from ruamel.yaml import YAML
 
 from hpsearch.canvas import NARROW, WIDE, clean, harmless, inline_svg, language, png
 from hpsearch.config import PACKAGE_FOLDER
 from hpsearch.content import PageData, short_number
+from hpsearch.cost import cost_of
+from hpsearch.edges import edges_of
 from hpsearch.errors import StudyError, UsageError
 from hpsearch.evidence import Flip, comparison_of, confirmation_of, looks_of
+from hpsearch.flips import read_flips
 from hpsearch.folders import appearing, check_free, write_manifest
+from hpsearch.importances import importances_of
 from hpsearch.sections import sections, verdict
 from hpsearch.study import best_trial, stored_config
-from hpsearch.trial_sections import cost_of
+from hpsearch.trial_sections import cost_facts, edge_facts
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Sequence
@@ -48,8 +49,6 @@ _MOST_ROWS = 200  # of a table
 _MARK_WITHIN = 1024  # bytes at a report's beginning
 _NOTHING = "-"
 _NUMBER = re.compile(r"[+-]?\d[\d,.]*(e[+-]?\d+)?( (%|s|min \d+ s|h \d+ min))?")
-_FOREST_SEEDS, _TREES = range(5), 32
-_FEWEST_FOR_IMPORTANCES = 4  # complete trials
 
 
 @dataclass(frozen=True, slots=True)
@@ -145,9 +144,9 @@ def page_data(study: optuna.Study, paths: StudyPaths) -> PageData:
         comparison=comparison,
         looks=looks_of(study),
         flips=_read_flips(paths.folder / comparison.flips_file, below=paths.folder) if comparison else None,
-        cost=cost_of(trials, confirmation, comparison),
-        edges=None,
-        importances=_importances(study),
+        cost=cost_facts(cost_of(study), config.metric),
+        edges=edge_facts(edges_of(study)),
+        importances=tuple((each.name, each.mean, each.sd) for each in importances_of(study) or ()) or None,
         protocol=tuple(_protocol(study, config, best)),
         space=tuple(
             (name, _range(dimension), short_number(getattr(config.defaults, name)), short_number(tuned.get(name)))
@@ -162,34 +161,7 @@ def _read_flips(path: Path, *, below: Path) -> tuple[Flip, ...] | None:
     """Return the rows of a file of flips; None if it is not there, or not in the folder where it belongs."""
     if not path.resolve().is_relative_to(below.resolve()) or not path.is_file():
         return None
-    with path.open(encoding="utf-8-sig", newline="") as file:
-        return tuple(
-            Flip(
-                text=row["text"],
-                label=row["label"],
-                default=row["default"],
-                default_probability=float(row["default_probability"]),
-                tuned=row["tuned"],
-                tuned_probability=float(row["tuned_probability"]),
-            )
-            for row in csv.DictReader(file)
-        )
-
-
-def _importances(study: optuna.Study) -> tuple[tuple[str, float, float], ...] | None:
-    """Return each hyperparameter's mean share over several forests, and their standard deviation."""
-    complete = study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
-    if len(complete) < _FEWEST_FOR_IMPORTANCES or len({trial.value for trial in complete}) == 1:
-        return None
-    from optuna.importance import FanovaImportanceEvaluator, get_param_importances  # with scikit-learn: a second
-
-    forests = [
-        get_param_importances(study, evaluator=FanovaImportanceEvaluator(n_trees=_TREES, seed=seed))
-        for seed in _FOREST_SEEDS
-    ]
-    shares = {name: [forest[name] for forest in forests] for name in forests[0]}
-    found = ((name, fmean(values), stdev(values)) for name, values in shares.items())
-    return tuple(sorted(found, key=lambda each: -each[1]))
+    return tuple(read_flips(path))
 
 
 def _protocol(study: optuna.Study, config: Config, best: FrozenTrial) -> Iterator[tuple[str, str]]:

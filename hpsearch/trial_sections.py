@@ -9,7 +9,6 @@ from optuna.trial import TrialState
 
 from hpsearch import plots
 from hpsearch.content import (
-    STATES,
     Facts,
     Plot,
     Section,
@@ -21,6 +20,7 @@ from hpsearch.content import (
     states_of,
     time_text,
 )
+from hpsearch.cost import MORE_TRIALS
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -28,7 +28,8 @@ if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
     from hpsearch.content import PageData
-    from hpsearch.evidence import Comparison, Confirmation
+    from hpsearch.cost import Cost
+    from hpsearch.edges import Edge
 
 _MOST_LINES = 150  # trials drawn; more are one grey cloud
 _DRAWN = (TrialState.COMPLETE, TrialState.PRUNED)
@@ -187,19 +188,40 @@ def ended_early(data: PageData) -> Section | None:
     )
 
 
-def cost_of(data: Sequence[FrozenTrial], confirmation: Confirmation | None, comparison: Comparison | None) -> Facts:
-    """Return what was spent."""
-    spent = {
-        word: sum(seconds_of(trial) or 0.0 for trial in data if trial.state == state) for state, word in STATES.items()
-    }
-    search = sum(spent.values())
+def cost_facts(cost: Cost, metric: str) -> Facts:
+    """Return what was spent, what pruning saved, and what more trials would probably bring."""
+    spent = {"complete": cost.complete, "pruned": cost.pruned, "failed": cost.failed}
     parts = ", ".join(f"{word} {time_text(seconds)}" for word, seconds in spent.items() if seconds)
-    rows = [("search", f"{time_text(search)} ({parts})")]
-    for name, found in (("confirmation", confirmation), ("comparison", comparison)):
-        if found is not None:
-            rows.append((name, time_text(found.seconds)))
-    total = search + sum(found.seconds for found in (confirmation, comparison) if found is not None)
-    return Facts((f"{time_text(total)} in all.",), tuple(rows))
+    rows = [("search", f"{time_text(cost.search)} ({parts})")]
+    rows += [
+        (name, time_text(seconds))
+        for name, seconds in (("confirmation", cost.confirm), ("comparison", cost.compare))
+        if seconds
+    ]
+    sentences = [f"{time_text(cost.search + cost.confirm + cost.compare)} of training in all."]
+    if cost.saved:
+        rows.append(("saved by pruning", f"about {time_text(cost.saved)}, {cost.saved_share:.0%} of a search without"))
+    if forecast := cost.forecast:
+        best = f"{metric} {forecast.expected:.4f} to {forecast.expected_after:.4f} on the validation rows"
+        rows.append((f"expected best of {MORE_TRIALS} more trials", best))
+        if forecast.noise is not None:
+            compared = "less than" if forecast.is_below_noise else "more than"
+            advice = "not worth it" if forecast.is_below_noise else "worth a try"
+            sentences.append(
+                f"{MORE_TRIALS} more trials would bring about {100 * forecast.gain:+.2f} points, {compared} the noise "
+                f"of {100 * forecast.noise:.2f} ({forecast.noise_source}): {advice}."
+            )
+    return Facts(tuple(sentences), tuple(rows))
+
+
+def edge_facts(edges: Sequence[Edge]) -> Facts | None:
+    """Return which hyperparameters are best at an end of the space, and what widens it; None for none."""
+    if not edges:
+        return None
+    return Facts(
+        ("A better value may lie beyond; these settings look there, in a new study.",),
+        tuple((f"{edge.name} at its {edge.side} end, {edge.bound:g}", f"--set {edge.setting}") for edge in edges),
+    )
 
 
 def _objective(trial: FrozenTrial) -> float | None:

@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 _HOSTILE = "<script>alert(1)</script>]]>\u202e\x00\"'&{{ 7*7 }}"
 _HOSTILE_SHOWN = "&lt;script&gt;alert(1)&lt;/script&gt;]]&gt;\ufffd\ufffd&#34;&#39;&amp;{{ 7*7 }}"
 _SECTIONS = [
-    "seeds", "confirmation", "cost", "history", "curves", "parallel", "importances", "slices", "confusions", "flips",
+    "seeds", "confirmation", "cost", "history", "curves", "parallel", "importances", "edges", "slices", "confusions", "flips",
     "protocol", "reproduce", "ended", "limits",
 ]  # fmt: skip
 _PLOTS = [
@@ -301,7 +301,7 @@ def test_without_evidence_the_page_says_which_commands_add_it(data_of: Callable[
 
 def test_one_trial_makes_a_page_without_what_needs_more(data_of: Callable[..., PageData]) -> None:
     data = data_of(*trials(1))
-    assert _names(data) == ["confirmation", "cost", "history", "curves", "protocol", "reproduce", "limits"]
+    assert _names(data) == ["confirmation", "cost", "history", "curves", "edges", "protocol", "reproduce", "limits"]
     assert "Trial 0 is the only complete one" in _page(data)
 
 
