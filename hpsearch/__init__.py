@@ -6,7 +6,8 @@ Data flows one way, and a module imports only from lines below its own:
 cli            commands: parse, call one function, print
 progress       a search on a terminal, live or line by line
 report         results as text and JSON documents; `findings` and `plan_report` likewise, for cost and plans
-dashboard      optuna-dashboard behind a guard
+dashboard      optuna-dashboard with exhibits, behind a guard
+exhibits       a study's pictures, report and note, for the dashboard; `guard` says who is answered
 page           a study's report as one HTML file; `sections` and `trial_sections` say what, `content` in which records
 plots          trials and evidence drawn; `canvas` has the look, SVG and PNG
 export         best trial -> model folder, checked in a fresh process
@@ -14,6 +15,7 @@ compare        defaults against tuned on the sealed test rows
 baseline       the tutorial's own two training systems
 plan           what a search will take, measured before anything is spent
 audit          what there is to know about the data before a search
+card           the model card of an export; `note` explains a study, `markdown` escapes for both
 workers        a search by several processes of one machine
 starter        a configuration for a file of one's own, proposed from what it holds
 doctor         whether a search can run here; `machine` has cores, memory and mounts

@@ -648,8 +648,12 @@ def report(study: str | None, storage_url: str, output: Path | None, with_png: b
 @click.option("--host", default="127.0.0.1", show_default=True, help="Address to listen on.")
 @click.option("--port", type=click.IntRange(0, 65535), default=8080, show_default=True, help="0 takes a free one.")
 @click.option("--allow-writes", is_flag=True, help="Let the page change studies and notes.")
-def dashboard(storage_url: str, host: str, port: int, allow_writes: bool) -> None:
+@click.option("--expose", is_flag=True, help="Allow a --host that other machines reach.")
+def dashboard(storage_url: str, host: str, port: int, allow_writes: bool, expose: bool) -> None:
     """Browse the studies in optuna-dashboard, read-only, also while a search is running.
+
+    Prints a URL that lets one browser in, and another one once it has been opened. Each trial has its learning curve
+    and confusion matrix among its artifacts, and each study a note that explains it.
 
     \b
     Example:
@@ -659,9 +663,16 @@ def dashboard(storage_url: str, host: str, port: int, allow_writes: bool) -> Non
     from hpsearch.study import open_storage
 
     _prepare_process()
-    server = make_dashboard(open_storage(storage_url, create=False), host=host, port=port, allow_writes=allow_writes)
-    shown = f"[{host}]" if ":" in host else host
-    click.echo(f"http://{shown}:{server.server_port}/dashboard", err=True)
+    server = make_dashboard(
+        open_storage(storage_url, create=False),
+        storage_url,
+        host=host,
+        port=port,
+        allow_writes=allow_writes,
+        expose=expose,
+        announce=lambda url: click.echo(f"a browser was let in; for another one: {url}", err=True),
+    )
+    click.echo(server.url, err=True)
     with contextlib.suppress(KeyboardInterrupt):
         server.serve_forever()
 

@@ -332,6 +332,11 @@ def resolve_path(path: str) -> Path:
     return resolved
 
 
+def public_name(name: str) -> str:
+    """Return a file's or model's name for readers elsewhere: of a path on this machine, only its last part."""
+    return Path(name).name if Path(name).is_absolute() else name
+
+
 def _find_config(name_or_path: str) -> Path:
     path = Path(name_or_path)
     shipped = shipped_configs()

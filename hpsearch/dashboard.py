@@ -1,119 +1,100 @@
-"""optuna-dashboard on this machine, behind a guard.
-
-The stock server answers any page the browser has open: it checks neither Host nor Origin and takes a DELETE without a
-body (read and tried in 0.21.0). Here only requests to this machine by its own name are answered, and only reading
-ones.
-"""
+"""optuna-dashboard on this machine, with what explains a study, behind a guard."""
 
 from __future__ import annotations
 
-import ipaddress
+import logging
 import socket
 from socketserver import ThreadingMixIn
 from typing import TYPE_CHECKING, Any
-from urllib.parse import urlsplit
 from wsgiref.simple_server import WSGIRequestHandler, WSGIServer, make_server
 
 from hpsearch.errors import UsageError
+from hpsearch.guard import EVERY_ADDRESS, Guard, is_loopback
+from hpsearch.study import StudyPaths
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable
-    from wsgiref.types import StartResponse, WSGIApplication, WSGIEnvironment
+    from collections.abc import Callable
 
     from optuna.storages import BaseStorage
 
-_EVERY_ADDRESS = frozenset({"0.0.0.0", "::"})
-_SAFE_METHODS = frozenset({"GET", "HEAD"})
+_log = logging.getLogger(__name__)
 
 
-class Guard:
-    """A WSGI application that passes on only what a browser on this machine asks for itself."""
-
-    def __init__(self, app: WSGIApplication, *, host: str, allow_writes: bool) -> None:
-        """Wrap an application that is served under `host`."""
-        self._app = app
-        self._host = host
-        self._allow_writes = allow_writes
-
-    def __call__(self, environ: WSGIEnvironment, start_response: StartResponse) -> Iterable[bytes]:
-        """Answer a request, or refuse it."""
-        host = environ.get("HTTP_HOST", "")
-        origin = environ.get("HTTP_ORIGIN")
-        if not self._is_own_name(host):
-            return _refuse(start_response, "421 Misdirected Request", f"This dashboard does not answer to {host!r}.")
-        if origin is not None and origin != f"http://{host}":
-            return _refuse(start_response, "403 Forbidden", "Requests of other pages are not answered.")
-        if environ["REQUEST_METHOD"] not in _SAFE_METHODS and not self._allow_writes:
-            return _refuse(
-                start_response, "405 Method Not Allowed", "Read-only: start it with --allow-writes to change studies."
-            )
-        environ.setdefault("HTTP_ACCEPT_ENCODING", "")  # without the header the stock server fails on its own files
-
-        def start(status: str, headers: list[tuple[str, str]], *rest: Any) -> Callable[[bytes], object]:
-            kept = [(name, value) for name, value in headers if name.lower() != "access-control-allow-origin"]
-            extra = [
-                ("X-Content-Type-Options", "nosniff"),
-                ("X-Frame-Options", "DENY"),
-                ("Referrer-Policy", "no-referrer"),
-                ("Cross-Origin-Resource-Policy", "same-origin"),
-            ]
-            return start_response(status, kept + extra, *rest)
-
-        return self._app(environ, start)
-
-    def _is_own_name(self, host: str) -> bool:
-        try:
-            name = urlsplit(f"//{host}").hostname or ""
-        except ValueError:
-            return False
-        if "@" in host or not name:
-            return False
-        if name in ("localhost", self._host):
-            return True
-        try:
-            address = ipaddress.ip_address(name)
-        except ValueError:
-            return False
-        # Who listens on every address is reached under any of them; a page that re-points its own name needs a name.
-        return address.is_loopback or self._host in _EVERY_ADDRESS
-
-
-def make_dashboard(storage: BaseStorage, *, host: str, port: int, allow_writes: bool = False) -> WSGIServer:
+def make_dashboard(
+    storage: BaseStorage,
+    storage_url: str,
+    *,
+    host: str,
+    port: int,
+    allow_writes: bool = False,
+    expose: bool = False,
+    announce: Callable[[str], None] = lambda _: None,
+) -> Server:
     """Return a server for the studies of a storage; the caller starts it with `serve_forever`.
 
     Args:
         storage: Whose studies are shown.
+        storage_url: Its URL, beside which the studies' folders are.
         host: Address to listen on.
         port: 0 takes a free one.
         allow_writes: Whether notes and studies may be changed.
+        expose: Whether the address may be one that other machines reach.
+        announce: Is given the URL for another browser, whenever one was let in.
 
     Raises:
-        UsageError: If the address cannot be listened on.
+        UsageError: If the address cannot or should not be listened on.
     """
+    if not (expose or is_loopback(host)):
+        raise UsageError(
+            f"dashboard: expected --host to be this machine only (127.0.0.1, ::1 or localhost), got {host!r}; forward "
+            f"a port to it (ssh -L {port}:127.0.0.1:{port}), or add --expose to let in whoever has the printed URL"
+        )
+    from optuna.artifacts import FileSystemArtifactStore
     from optuna_dashboard import wsgi
 
-    app = Guard(wsgi(storage), host=host, allow_writes=allow_writes)
+    from hpsearch.exhibits import Exhibits
+
+    artifacts = StudyPaths.artifacts_of(storage_url)
+    if allow_writes:
+        artifacts.mkdir(exist_ok=True)
+    app = wsgi(storage, artifact_store=FileSystemArtifactStore(artifacts))
+    app.install(Exhibits(storage, storage_url))
     try:
-        return make_server(host, port, app, server_class=_Server, handler_class=_Quiet)
+        server = make_server(host, port, app, server_class=Server, handler_class=_Quiet)
     except (OSError, OverflowError, UnicodeError) as error:
         raise UsageError(
             f"dashboard: expected to listen on {host}:{port}, got: {error}; choose another --port"
         ) from error
+    origin = f"http://{_reached_under(host)}:{server.server_port}"
+    guard = Guard(app, host=host, allow_writes=allow_writes, announce=lambda path: announce(f"{origin}{path}"))
+    server.set_app(guard)
+    server.url = f"{origin}{guard.path}"
+    return server
 
 
-class _Server(ThreadingMixIn, WSGIServer):
+def _reached_under(host: str) -> str:
+    """Return the name of an address in a URL of this machine."""
+    name = "localhost" if host in EVERY_ADDRESS else host
+    return f"[{name}]" if ":" in name else name
+
+
+class Server(ThreadingMixIn, WSGIServer):
+    """A server that answers several requests at a time."""
+
     daemon_threads = True
+    url = ""
+    """Lets one browser in."""
 
     def __init__(self, address: tuple[str, int], handler: type[WSGIRequestHandler]) -> None:
+        """Listen on an address."""
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         super().__init__(address, handler)
+
+    def handle_error(self, request: Any, client_address: Any) -> None:  # noqa: ARG002  its signature
+        """Leave connections that break off out of the terminal."""
+        _log.warning("a request of %s was not answered", client_address, exc_info=True)
 
 
 class _Quiet(WSGIRequestHandler):
     def log_message(self, format: str, *args: Any) -> None:
-        """Leave requests out of the terminal."""
-
-
-def _refuse(start_response: StartResponse, status: str, text: str) -> list[bytes]:
-    start_response(status, [("Content-Type", "text/plain; charset=utf-8"), ("X-Content-Type-Options", "nosniff")])
-    return [text.encode()]
+        """Leave requests out of the terminal and the log: the first one holds the token."""

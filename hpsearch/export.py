@@ -8,22 +8,23 @@ import subprocess
 import sys
 from dataclasses import dataclass
 from importlib.metadata import version
-from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
+from hpsearch.card import SEARCH_FILE, model_card, search_tree
 from hpsearch.checkpoints import ROWS, WEIGHTS, checkpoint_of, is_trimmed, model_of, read_checkpoint
 from hpsearch.choice import choose
 from hpsearch.errors import HpsearchError
 from hpsearch.folders import MANIFEST, appearing, check_free, read_manifest, write_manifest
 from hpsearch.metrics import METRICS, confusion_matrix
 from hpsearch.search import search_data_of
-from hpsearch.study import standing, stored_config
+from hpsearch.study import stored_config
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
     import optuna
-    from optuna.trial import FrozenTrial
 
     from hpsearch.config import Config
     from hpsearch.data import SearchData
@@ -100,7 +101,8 @@ def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwri
                 shutil.copy2(path, aside / path.name)
         if model is not None:
             model.save_pretrained(aside)
-        (aside / "README.md").write_text(_card(study, config, trial, data, manifest), encoding="utf-8")
+        model_card(study, config, trial, data).save(aside / "README.md")
+        _write_search(config, aside / SEARCH_FILE)
         value = _score_in_fresh_process(aside, config.metric, data)
         if round(value, _DIGITS) != round(stored_value, _DIGITS):
             raise HpsearchError(
@@ -139,84 +141,9 @@ def _score_in_fresh_process(folder: Path, metric: str, data: SearchData) -> floa
     return float(METRICS[metric](confusion_matrix(data.validation.labels, predicted, len(ids))))
 
 
-def _card(study: optuna.Study, config: Config, trial: FrozenTrial, data: SearchData, manifest: dict[str, Any]) -> str:
-    """Return the model card: what was done, with which figures, and what they are worth."""
-    from huggingface_hub import EvalResult, ModelCardData
+def _write_search(config: Config, path: Path) -> None:
+    """Write the search's configuration as a file to run it again with."""
+    from ruamel.yaml import YAML
 
-    # A local path tells a reader nothing but how the writer's disk is laid out.
-    names = (config.model.name, config.data.train)
-    model_name, data_name = (Path(name).name if Path(name).is_absolute() else name for name in names)
-    counts = standing(study, config.search.trials)
-    scores = trial.user_attrs["scores"]
-    chosen = "The best"
-    if manifest["chosen_by"] == "confirmation":
-        chosen = "The best mean on fresh seeds (`hpsearch confirm`) among the best trials and the defaults,"
-    head = ModelCardData(
-        model_name=f"{study.study_name} trial {trial.number}",
-        base_model=None if Path(config.model.name).is_absolute() or ":" in config.model.name else config.model.name,
-        library_name="transformers",
-        pipeline_tag="text-classification",
-        tags=["hpsearch", "optuna", "text-classification"],
-        eval_results=[
-            EvalResult(
-                task_type="text-classification",
-                dataset_type="validation",
-                dataset_name=f"validation rows of {data_name}",
-                metric_type=name,
-                metric_value=round(value, 6),
-            )
-            for name, value in scores.items()
-        ],
-    )
-    rows = "\n".join(f"| {name} | {_cell(value)} |" for name, value in sorted(manifest["params"].items()))
-    figures = "\n".join(f"| {name} | {value:.4f} |" for name, value in scores.items())
-    labels = ", ".join(f"`{_cell(name)}`" for name in data.label_names)
-    return f"""---
-{head.to_yaml()}
----
-
-# {_cell(study.study_name)}, trial {trial.number}
-
-A text classifier ({labels}), fine-tuned from `{_cell(model_name)}` with hyperparameters found by hpsearch.
-
-```python
-from transformers import pipeline
-
-classify = pipeline("text-classification", "PATH_OF_THIS_FOLDER")
-```
-
-## How it was chosen
-
-{chosen} of {counts.n_finished} trials ({counts.n_pruned} pruned, {counts.n_failed} failed) by {config.metric} on
-{len(data.validation):,} validation rows; each trial was evaluated up to {config.search.evaluations} times and keeps
-the weights of its best evaluation. Training rows: {len(data.train):,}. One seed ({config.search.seed}), never tuned.
-The test split was not read for any of this.
-
-| hyperparameter | value |
-| --- | --- |
-{rows}
-
-## Figures
-
-On the {len(data.validation):,} validation rows, best evaluation {trial.user_attrs["best_step"]} of
-{config.search.evaluations}:
-
-| metric | value |
-| --- | --- |
-{figures}
-
-The best of many trials looks better on its validation rows than it is. `hpsearch compare` measures it on the sealed
-test split, against the defaults and over several seeds.
-
-## Data
-
-`{_cell(data_name)}`, fingerprint `{data.fingerprint()}`. This card quotes no row of it.
-"""
-
-
-def _cell(value: object) -> str:
-    """Return a value as it may stand in a Markdown table."""
-    text = f"{value:.6g}" if isinstance(value, float) else str(value)
-    for mark in ("\\", "|", "`", "<", "[", "*"):
-        text = text.replace(mark, f"\\{mark}")
-    return " ".join(text.split())
+    with path.open("w", encoding="utf-8") as file:
+        YAML(pure=True).dump(search_tree(config), file)  # in the order of the keys

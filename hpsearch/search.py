@@ -101,6 +101,8 @@ def open_search(
     with own.exclusive(paths.study):
         study = create_or_resume(own, paths.study, task.config, _lock_of(task))
         check_folder(study, paths)
+        if "labels" not in study.user_attrs:  # for readers that do not have the data at hand
+            study.set_user_attr("labels", list(task.data.label_names))
         _check_versions(study, own)
         _tidy(study, own, paths, task.config, observer)
         products_of(study, task)

@@ -61,13 +61,18 @@ class StudyPaths:
         """Return the paths of a study: beside an SQLite file, else in `studies/`."""
         check_study_name(study)
         database = _sqlite_file(_parse_url(storage_url))
-        paths = cls(root=database.parent if database else Path("studies"), study=study)
+        paths = cls(root=_root_of(database), study=study)
         os.fsencode(paths.folder)  # under an ASCII locale Hangul fails here, and not after minutes
         # SQLite and the lock put their files beside the database, under its name with an ending.
         taken = paths.folder.exists() and not paths.folder.is_dir()
         if taken or (database and study in {f"{database.name}{ending}" for ending in _DATABASE_ENDINGS}):
             raise UsageError(f"study {study!r}: expected a folder's name, got a file's; choose another --study")
         return paths
+
+    @staticmethod
+    def artifacts_of(storage_url: str) -> Path:
+        """Return where files are that people attach to studies and trials in the dashboard, of all studies."""
+        return _root_of(_sqlite_file(_parse_url(storage_url))) / ".artifacts"
 
     @property
     def folder(self) -> Path:
@@ -117,6 +122,10 @@ class StudyPaths:
     def checkpoint(self, number: int) -> Path:
         """Return the folder of a trial's best weights."""
         return self.folder / f"trial-{number:04d}"
+
+
+def _root_of(database: Path | None) -> Path:
+    return database.parent if database else Path("studies")
 
 
 def check_study_name(name: str) -> None:
@@ -453,6 +462,14 @@ def stored_config(study: optuna.Study) -> Config:
     if not isinstance(tree, dict):
         raise UsageError(f"study {study.study_name!r}: expected a study started by hpsearch, got one without a config")
     return build_config(tree, where=f"study {study.study_name!r}")
+
+
+def label_names(study: optuna.Study, n_classes: int) -> tuple[str, ...]:
+    """Return the names of a study's classes, in the order of their ids; numbers where none are kept with it."""
+    # The first versions kept those only that the configuration names.
+    configured = study.user_attrs.get(_CONFIG_ATTRIBUTE, {}).get("data", {}).get("labels") or {}
+    kept = study.user_attrs.get("labels") or list(configured.values())
+    return tuple(kept) if len(kept) == n_classes else tuple(str(i) for i in range(n_classes))
 
 
 def best_trial(study: optuna.Study) -> FrozenTrial:

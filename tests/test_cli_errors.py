@@ -436,13 +436,17 @@ OPTIONS = [
     Case("top 0", ["confirm", "--top", "0"], "'--top': 0 is not in the range 1<=x<=100"),
     Case("loop", ["baseline", "--loop", "keras"], "'--loop': 'keras' is not one of 'trainer', 'native'"),
     Case("json and csv", ["show", "--json", "--csv"], "show: expected one of --json and --csv, got both"),
+    Case(
+        "all addresses", ["dashboard", "--host", "0.0.0.0"],
+        r"expected --host to be this machine only \(.*\), got '0\.0\.0\.0'; .* or add --expose",
+    ),
     Case("port", ["dashboard", "--port", "65536"], "'--port': 65536 is not in the range 0<=x<=65535"),
     Case(
-        "unknown host", ["dashboard", "--port", "0", "--host", "256.1.1.1"],
+        "unknown host", ["dashboard", "--port", "0", "--expose", "--host", "256.1.1.1"],
         "dashboard: expected to listen on 256.1.1.1:0, got",
     ),
     Case(
-        "too long a host", ["dashboard", "--port", "0", "--host", "a" * 70],
+        "too long a host", ["dashboard", "--port", "0", "--expose", "--host", "a" * 70],
         "dashboard: expected to listen on aaa.*, got",
     ),
 ]  # fmt: skip

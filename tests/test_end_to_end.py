@@ -387,7 +387,7 @@ def test_time_that_is_up_starts_no_trial(tmp_path: Path, tiny_model: Path, toy_c
 
 
 def test_the_dashboard_answers_while_a_search_is_writing(tmp_path: Path, tiny_model: Path, toy_csv: Path) -> None:
-    from urllib.request import urlopen
+    from urllib.request import HTTPCookieProcessor, build_opener
 
     write_config(tmp_path, tiny_model, toy_csv)
     search = start(tmp_path, "run", "--config", "toy.yaml", "--trials", "12", "--set", "search.pruner=none")
@@ -395,14 +395,22 @@ def test_the_dashboard_answers_while_a_search_is_writing(tmp_path: Path, tiny_mo
     dashboard = start(tmp_path, "dashboard", "--port", "0")
     try:
         assert dashboard.stderr is not None
-        page = dashboard.stderr.readline().strip()
+        url = dashboard.stderr.readline().strip()
+        page = url.partition("?")[0]
+        browser = build_opener(HTTPCookieProcessor())
+        with browser.open(url, timeout=20) as answer:
+            assert answer.url == f"{page}dashboard"
+        assert dashboard.stderr.readline().startswith(f"a browser was let in; for another one: {page}?token=")
         answers = 0
         while search.poll() is None:
-            with urlopen(page.replace("/dashboard", "/api/studies"), timeout=20) as answer:
+            with browser.open(f"{page}api/studies", timeout=20) as answer:
                 assert json.load(answer)["study_summaries"][0]["study_name"] == "toy"
             answers += 1
-        with urlopen(page, timeout=20) as answer:
-            assert answer.status == 200
+            time.sleep(0.1)
+        with browser.open(f"{page}api/studies/1", timeout=20) as answer:
+            detail = json.load(answer)
+        assert [len(trial["artifacts"]) for trial in detail["trials"]] == [2] * 12
+        assert "## toy" in detail["note"]["body"]
         assert answers > 5
     finally:
         dashboard.send_signal(signal.SIGINT)

@@ -39,8 +39,8 @@ if TYPE_CHECKING:
 _HOSTILE = "<script>alert(1)</script>]]>\u202e\x00\"'&{{ 7*7 }}"
 _HOSTILE_SHOWN = "&lt;script&gt;alert(1)&lt;/script&gt;]]&gt;\ufffd\ufffd&#34;&#39;&amp;{{ 7*7 }}"
 _SECTIONS = [
-    "seeds", "confirmation", "cost", "history", "curves", "parallel", "importances", "edges", "slices", "confusions", "flips",
-    "protocol", "reproduce", "ended", "limits",
+    "seeds", "confirmation", "cost", "history", "curves", "parallel", "importances", "edges", "slices", "confusions",
+    "flips", "protocol", "reproduce", "ended", "limits",
 ]  # fmt: skip
 _PLOTS = [
     "seeds", "confirmation", "history", "curves", "parallel", "importances", "confusion-defaults", "confusion-tuned",

@@ -508,7 +508,7 @@ def test_an_export_has_the_whole_vocabulary(tmp_path: Path, wide_model: Path, to
     exported = document(tmp_path, "export-best", "--output", "model")
     assert exported["reloaded_value"] == pytest.approx(exported["value"], abs=5e-5)
     assert sorted(path.name for path in (tmp_path / "model").iterdir()) == [
-        "README.md", "config.json", MANIFEST, WEIGHTS, "tokenizer.json", "tokenizer_config.json",
+        "README.md", "config.json", MANIFEST, WEIGHTS, "search.yaml", "tokenizer.json", "tokenizer_config.json",
     ]  # fmt: skip
     table = load_file(tmp_path / "model" / WEIGHTS)[TABLE]
     assert torch.equal(table[rows], load_file(folder / WEIGHTS)[TABLE])
