@@ -488,7 +488,7 @@ def starter_text(starter: Starter, width: int) -> str:
         f"{_clean(starter.file)}: {rows}\n\n{table.text(width)}\n{counts.text(width)}\n"
         + "".join(f"note  {_clean(note)}\n" for note in starter.notes)
         + f"{output} is written; a wrong guess is changed there\n"
-        f"next  hpsearch inspect --config {output}\n"
+        f"next  hpsearch plan --config {output}\n"
         f"      hpsearch run --config {output}\n"
     )
 
@@ -534,8 +534,8 @@ def predictions_text(texts: Sequence[str], answers: Sequence[dict[str, float]]) 
 def next_steps(study: str) -> str:
     """Return the commands that usually follow a search."""
     return (
-        f"next  hpsearch show {study}   hpsearch confirm --study {study}   hpsearch export-best --study {study}   "
-        f"hpsearch compare --study {study}\n"
+        f"next  hpsearch confirm --study {study}   hpsearch compare --study {study}   hpsearch report --study {study}   "
+        f"hpsearch export-best --study {study}\n"
         f"      the best of many trials looks better than it is: confirm trains the best again on fresh seeds, "
         f"compare\n      measures what it chose on the sealed test rows\n"
     )

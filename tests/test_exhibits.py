@@ -123,7 +123,7 @@ def test_a_picture_is_drawn_with_the_studys_own_words(site: _Site) -> None:
         texts.append("".join(ElementTree.fromstring(drawing).itertext()))
     assert "trial 0, complete: f1 by evaluation" in texts[0]
     assert "긍정" in texts[1]
-    assert "87%" in texts[1]  # 20 of 23
+    assert "87 %" in texts[1]  # 20 of 23
 
 
 def test_a_running_trial_has_a_curve_as_soon_as_it_has_a_value(writable: _Site) -> None:
