@@ -10,7 +10,8 @@ dashboard      optuna-dashboard with exhibits, behind a guard
 exhibits       a study's pictures, report and note, for the dashboard; `guard` says who is answered
 page           a study's report as one HTML file; `sections` and `trial_sections` say what, `content` in which records
 plots          trials and evidence drawn; `canvas` has the look, SVG and PNG
-export         best trial -> model folder, checked in a fresh process
+export         chosen trial -> model folder, checked in a fresh process
+confirm        the best trials again, on fresh seeds
 compare        defaults against tuned on the sealed test rows
 baseline       the tutorial's own two training systems
 plan           what a search will take, measured before anything is spent
@@ -23,6 +24,9 @@ cost           what a study took, and what more trials would bring
 edges          whether the best trial lies at an end of the space; `importances` has what mattered
 search         trials of a study until enough are finished; `probe` takes a few steps to time them
 checkpoints    weights of the best trials on disk
+choice         which trial a study stands for
+runs           trainings outside the search, each done once and kept
+flips          test texts that one side gets right and the other wrong
 study          where studies are kept, when they may be resumed
 trainer        one training, inside a search or outside
 batches        which rows go together, and what a model is given of them
@@ -32,11 +36,11 @@ model, data    the encoder; the labelled rows and their splits
 packing        BERT's family on texts without padding
 vocabulary     the rows of the embedding that texts use; `dropout` has masks that are cheap to draw
 scores         the metrics as an `evaluate` module; `metrics` has the arithmetic
-bootstrap      how sure a difference is
+bootstrap      how sure a difference is; `slices` has parts of the test rows
 evidence       what was found out about a study, as records kept with it
 storage        Optuna's storage for processes that run trials; `reading` reads studies sooner
 owner          who runs a trial, and whether it still does
-folders        folders that appear whole
+folders        folders and files that appear whole
 template       a shipped configuration with other values; `streams` has the standard ones
 config, space  what is searched
 errors         what can go wrong

@@ -534,8 +534,8 @@ def predictions_text(texts: Sequence[str], answers: Sequence[dict[str, float]]) 
 def next_steps(study: str) -> str:
     """Return the commands that usually follow a search."""
     return (
-        f"next  hpsearch confirm --study {study}   hpsearch compare --study {study}   hpsearch report --study {study}   "
-        f"hpsearch export-best --study {study}\n"
+        f"next  hpsearch confirm --study {study}   hpsearch compare --study {study}   "
+        f"hpsearch report --study {study}   hpsearch export-best --study {study}\n"
         f"      the best of many trials looks better than it is: confirm trains the best again on fresh seeds, "
         f"compare\n      measures what it chose on the sealed test rows\n"
     )
