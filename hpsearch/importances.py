@@ -17,7 +17,6 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 import optuna
-from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances
 from optuna.study import StudyDirection
 from optuna.trial import TrialState, create_trial
 
@@ -82,6 +81,8 @@ def importances_of(study: optuna.Study, *, seed: int = 0) -> list[Importance] | 
 
 def _evaluate(trials: Sequence[FrozenTrial]) -> dict[str, float]:
     """Return each hyperparameter's share by PED-ANOVA on some trials, which may stand there more than once."""
+    from optuna.importance import PedAnovaImportanceEvaluator, get_param_importances  # with scikit-learn: a second
+
     with warnings.catch_warnings(action="ignore"):  # such as of a resample in which all values are the same
         study = optuna.create_study(direction="maximize")
         study.add_trials(trials)
