@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import contextlib
+import glob
 import json
 import os
+import re
 import secrets
 import shutil
 from pathlib import Path
@@ -29,6 +31,7 @@ def appearing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     Raises:
         UsageError: If the final name is taken and `overwrite` is false.
     """
+    clear_remains(folder)
     check_free(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
     aside = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
@@ -59,13 +62,33 @@ def appearing_file(path: Path) -> Iterator[Path]:
     The folder is made where it is missing. Several processes may write the same file: the last one's stays.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial-{secrets.token_hex(8)}")
+    clear_remains(path)
+    aside = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(8)}")
     try:
         yield aside
         _sync_one(aside)
         aside.replace(path)
     finally:
         aside.unlink(missing_ok=True)
+
+
+def clear_remains(path: Path) -> None:
+    """Clear away what processes of this machine that died have left of a file or folder that was to appear whole.
+
+    One that was being replaced is given its name back, where its successor was not complete.
+    """
+    # By the process's id, in names such as `.best.partial-123` and `.best.old-123`.
+    for aside in sorted(path.parent.glob(f".{glob.escape(path.name)}.*-*")):
+        match = re.fullmatch(rf"\.{re.escape(path.name)}\.(partial|old)-(\d+)(-\w+)?", aside.name)
+        if match is None or aside.is_symlink() or Path(f"/proc/{match[2]}").exists():
+            continue
+        with contextlib.suppress(FileNotFoundError):  # another process may be clearing up as well
+            if match[1] == "old" and not path.exists():
+                aside.rename(path)
+            elif aside.is_dir():
+                shutil.rmtree(aside, ignore_errors=True)
+            else:
+                aside.unlink()
 
 
 def check_free(folder: Path, *, overwrite: bool) -> None:

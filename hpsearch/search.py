@@ -321,11 +321,13 @@ class SeededByTrial(optuna.samplers.BaseSampler):
     def before_trial(self, study: optuna.Study, trial: FrozenTrial) -> None:
         """Make the trial's sampler."""
         # Of all the study's trials: with Hyperband the study given here shows those of one bracket only, and brackets
-        # would repeat each other's draws. Retries draw nothing and are left out, so that a killed trial does not shift
-        # the draws of those after it.
+        # would repeat each other's draws. Retries are left out, so that a killed trial does not shift the draws of
+        # those after it, and one whose first trial was killed while it drew draws what that one would have.
         trials = study._storage.get_all_trials(study._study_id, deepcopy=False)
-        earlier = (other for other in trials if other.number < trial.number)
-        n_draws = sum("retry_of" not in other.user_attrs for other in earlier)
+        first = trial
+        while (retried := first.user_attrs.get("retry_of")) is not None:
+            first = trials[retried]
+        n_draws = sum("retry_of" not in other.user_attrs for other in trials[: first.number])
         # 1,000,003 is prime: neighbouring study seeds share no trial seed within a million trials.
         self._sampler = self._make((self._seed + 1_000_003 * n_draws) % 2**32)
         self._sampler.before_trial(study, trial)

@@ -395,7 +395,8 @@ def mend(study: optuna.Study, config: Config, is_gone: Callable[[FrozenTrial], b
     for trial in trials:
         closing = trial.number in gone or trial.state == TrialState.FAIL
         if closing and trial.user_attrs.get("failure") in (_DIED, _INTERRUPTED) and trial.number not in retried:
-            _requeue(study, trial, trials)  # before it is closed: killed in between, the next run comes here again
+            # Before it is closed: killed in between, the next run comes here again.
+            _requeue(study, trial, trials, config)
     for trial in orphans:
         study.tell(trial.number, state=TrialState.FAIL)
     mine = [trial for trial in study.get_trials(deepcopy=False) if trial.user_attrs.get("role") == "defaults"]
@@ -410,7 +411,7 @@ def mend(study: optuna.Study, config: Config, is_gone: Callable[[FrozenTrial], b
     return [trial.number for trial in orphans]
 
 
-def _requeue(study: optuna.Study, trial: FrozenTrial, trials: list[FrozenTrial]) -> None:
+def _requeue(study: optuna.Study, trial: FrozenTrial, trials: list[FrozenTrial], config: Config) -> None:
     """Put a trial's parameters in line again, in the trial's own role, unless they end every process."""
     deaths = 0
     ancestor: int | None = trial.number
@@ -418,9 +419,13 @@ def _requeue(study: optuna.Study, trial: FrozenTrial, trials: list[FrozenTrial])
         attrs = trials[ancestor].user_attrs
         deaths += attrs.get("failure") == _DIED
         ancestor = attrs.get("retry_of")
-    # A trial in line has its values fixed before it draws them one by one, and may have died in between.
-    values = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-    if values and deaths < _MAX_DEATHS:
+    # A trial in line has its values fixed before it draws them one by one, and may have died in between. One that died
+    # while it drew values of its own draws all of them again, and the same: see `search.SeededByTrial`.
+    fixed = trial.system_attrs.get("fixed_params", {})
+    values = {**fixed, **trial.params}
+    if not values.keys() >= config.space.keys():
+        values = fixed
+    if deaths < _MAX_DEATHS:
         kept = {name: value for name, value in trial.user_attrs.items() if name == "role"}
         study.enqueue_trial(values, user_attrs={**kept, "retry_of": trial.number})
 

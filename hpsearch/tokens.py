@@ -16,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import itertools
 import json
+import os
 import secrets
 import zlib
 from dataclasses import dataclass, replace
@@ -23,6 +24,8 @@ from importlib.metadata import version
 from typing import TYPE_CHECKING
 
 import numpy as np
+
+from hpsearch.folders import clear_remains
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -120,7 +123,8 @@ def _write(path: Path, tokens: Tokens) -> None:
     It is not forced to the disk: a file that a crash of the machine left incomplete fails its checksum.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    aside = path.with_name(f".{path.name}.partial-{secrets.token_hex(8)}")
+    clear_remains(path)
+    aside = path.with_name(f".{path.name}.partial-{os.getpid()}-{secrets.token_hex(8)}")
     try:
         with aside.open("xb") as file:
             np.save(file, np.concatenate([[len(tokens)], tokens.lengths, tokens.ids], dtype=np.int32))

@@ -585,14 +585,16 @@ def test_the_defaults_stay_the_defaults_however_early_they_are_cut_short(storage
     assert waiting.user_attrs["role"] == "defaults"
 
 
-def test_a_trial_that_had_drawn_nothing_is_only_failed(storage: BaseStorage) -> None:
+@pytest.mark.parametrize("n_drawn", [0, 1, 2])
+def test_a_trial_cut_short_while_it_drew_draws_anew(storage: BaseStorage, n_drawn: int) -> None:
     study = _resume(storage)
     finished = study.ask()
     _draw(finished)
     study.tell(finished, 0.8)
-    study.ask()
+    _cut_short(study, n_drawn=n_drawn)
     assert mend(study, _config(), _nobody_runs_it) == [1]
-    assert [trial.state for trial in study.get_trials()] == [TrialState.COMPLETE, TrialState.FAIL]
+    (waiting,) = _waiting(study)
+    assert (_fixed(waiting), waiting.user_attrs) == ({}, {"retry_of": 1})
 
 
 # --- What a study holds -----------------------------------------------------------------------------------------------
@@ -713,6 +715,16 @@ def test_the_checkpoint_of_a_confirmations_winner_stays(paths: StudyPaths) -> No
     assert sorted(folder.name for folder in paths.folder.iterdir()) == ["trial-0000", "trial-0002"]
 
 
+def test_what_another_worker_is_writing_stays(paths: StudyPaths) -> None:
+    study = _study(create_trial(value=0.9), create_trial(state=TrialState.RUNNING), _FAILED)
+    for number in range(3):
+        _checkpoint(paths, number)
+        (paths.folder / f".trial-{number:04d}.partial-1").mkdir()
+    assert discard_checkpoints(study, paths, 1) == [2]
+    assert {folder.name for folder in paths.folder.iterdir()} >= {"trial-0000", "trial-0001", ".trial-0001.partial-1"}
+    assert not (paths.folder / ".trial-0002.partial-1").exists()
+
+
 def test_nothing_else_is_ever_deleted(paths: StudyPaths, tmp_path: Path) -> None:
     elsewhere = _checkpoint(StudyPaths(tmp_path / "elsewhere", "reviews"), 1)
     others = _checkpoint(StudyPaths(tmp_path, "others"), 2)
@@ -743,17 +755,6 @@ def test_nothing_else_is_ever_deleted(paths: StudyPaths, tmp_path: Path) -> None
     assert set(tmp_path.rglob("*")) == before
     assert read_manifest(elsewhere) is not None
     assert read_manifest(others) is not None
-
-
-def test_what_another_worker_is_writing_is_left_to_it(paths: StudyPaths) -> None:
-    study = _study(create_trial(value=0.5), create_trial(value=0.4), create_trial(state=TrialState.RUNNING))
-    _checkpoint(paths, 1)
-    theirs = _checkpoint(paths, 2)  # its trial is about to be told complete
-    half_written = paths.folder / ".trial-0002.partial-123"
-    half_written.mkdir()
-    assert discard_checkpoints(study, paths, 1) == [1]
-    assert theirs.is_dir()
-    assert half_written.is_dir()
 
 
 def test_a_study_without_a_folder_has_nothing_to_discard(paths: StudyPaths) -> None:
@@ -940,6 +941,36 @@ def test_a_name_that_is_taken_in_the_meantime_is_left_alone(tmp_path: Path, *, o
         lose_the_name()
     assert [path.name for path in folder.iterdir()] == ["chapter.txt"]
     assert list(tmp_path.iterdir()) == [folder]
+
+
+def _dead_process() -> int:
+    with subprocess.Popen([sys.executable, "-c", ""]) as process:
+        pass
+    return process.pid
+
+
+def test_a_folder_whose_replacement_was_cut_short_is_given_its_name_back(exported: Path) -> None:
+    exported.rename(exported.with_name(f".{exported.name}.old-{_dead_process()}"))
+    with pytest.raises(UsageError, match="add --overwrite to replace it"):
+        _enter(exported, overwrite=False)
+    assert _text(exported) == "old"
+    assert list(exported.parent.iterdir()) == [exported]
+
+
+def test_what_dead_processes_left_is_cleared_and_what_others_write_stays(exported: Path) -> None:
+    dead = _dead_process()
+    left = [f".model.{kind}-{pid}" for kind in ("partial", "old") for pid in (dead, os.getppid())]
+    for name in (*left, f".model.txt.partial-{dead}", f".model.partial-{dead}.txt"):
+        exported.with_name(name).mkdir()
+        _write(exported.with_name(name), "half")
+    exported.with_name(f".model.old-{dead}1").symlink_to(exported)
+    with appearing(exported, overwrite=True) as aside:
+        _write(aside, "new")
+    assert _text(exported) == "new"
+    assert {path.name for path in exported.parent.iterdir()} == {
+        "model", f".model.partial-{os.getppid()}", f".model.old-{os.getppid()}", f".model.txt.partial-{dead}",
+        f".model.partial-{dead}.txt", f".model.old-{dead}1",
+    }  # fmt: skip
 
 
 def test_what_a_dead_process_of_the_same_id_left_is_cleared(exported: Path) -> None:
