@@ -118,7 +118,8 @@ class _Workers(click.ParamType[int | None]):
 
 _storage_option = click.option(
     "--storage", "storage_url", default=_STORAGE, envvar="HPSEARCH_STORAGE", show_default=True, metavar="URL",
-    help="Where studies are kept: a database URL of SQLAlchemy.",
+    help="Where studies are kept: a database URL of SQLAlchemy. Put one with a password into the variable, because "
+    "command lines can be seen by others.",
 )  # fmt: skip
 _json_option = click.option("--json", "as_json", is_flag=True, help="Print one JSON document and nothing else.")
 _study_option = click.option(

@@ -15,8 +15,9 @@ import numpy as np
 from hpsearch.card import SEARCH_FILE, model_card, search_tree
 from hpsearch.checkpoints import ROWS, WEIGHTS, checkpoint_of, is_trimmed, model_of, read_checkpoint
 from hpsearch.choice import choose
-from hpsearch.errors import HpsearchError
+from hpsearch.errors import HpsearchError, StudyError, UsageError
 from hpsearch.folders import MANIFEST, appearing, check_free, read_manifest, write_manifest
+from hpsearch.hub import pickles_in
 from hpsearch.metrics import METRICS, confusion_matrix
 from hpsearch.search import search_data_of
 from hpsearch.study import stored_config
@@ -71,10 +72,20 @@ def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwri
         HpsearchError: If the reloaded model does not score the stored value; nothing is written then.
     """
     check_free(output, overwrite=overwrite)
+    if paths.writes_to(output):
+        raise UsageError(
+            f"{output}: expected a folder that is the export's own, got one that study {paths.study!r} writes to; "
+            f"choose another --output, such as {paths.best}"
+        )
     config = stored_config(study)
     choice = choose(study)
     trial = choice.trial
     checkpoint = checkpoint_of(study, paths, trial)
+    if pickles := pickles_in(checkpoint):
+        raise StudyError(
+            f"{checkpoint}: expected the files of a checkpoint, got {', '.join(pickles)} as well, which hpsearch did "
+            f"not write and which can run code when opened; take them out"
+        )
     stored_value = float((read_manifest(checkpoint) or {})["value"])
     data = search_data_of(study, config)
     model = None

@@ -34,7 +34,7 @@ def appearing(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     clear_remains(folder)
     check_free(folder, overwrite=overwrite)
     folder.parent.mkdir(parents=True, exist_ok=True)
-    aside = folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+    aside = _aside(folder)
     old = folder.with_name(f".{folder.name}.old-{os.getpid()}")
     shutil.rmtree(aside, ignore_errors=True)  # of a process that died with this one's id: containers give it again
     aside.mkdir()
@@ -91,24 +91,31 @@ def clear_remains(path: Path) -> None:
                 aside.unlink()
 
 
+def _aside(folder: Path) -> Path:
+    """Return the name under which a folder is written."""
+    return folder.with_name(f".{folder.name}.partial-{os.getpid()}")
+
+
 def check_free(folder: Path, *, overwrite: bool) -> None:
     """Refuse a name that is taken.
 
     Raises:
         UsageError: If it is a file, a link, or a folder that may not be replaced.
     """
-    try:
-        folder.is_symlink()
-    except OSError as error:
-        raise UsageError(
-            f"{folder}: expected a name for a folder, got: {error.strerror}; choose another --output"
-        ) from error
-    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
-        raise UsageError(f"{folder}: expected a folder or a free name, got a file or a link; choose another --output")
     if Path.cwd().is_relative_to(os.path.abspath(folder)):  # noqa: PTH100  `resolve` would follow links
         raise UsageError(
             f"{folder}: expected a folder of its own, got the working directory or one above; choose another"
         )
+    try:
+        _aside(folder).is_symlink()
+    except OSError as error:
+        raise UsageError(
+            f"{folder}: expected a name for a folder, got: {error.strerror}; choose another --output"
+        ) from error
+    if str(folder).startswith("~"):
+        raise UsageError(f"{folder}: expected a name for a folder, got ~, which is none here; write it out")
+    if folder.is_symlink() or (folder.exists() and not folder.is_dir()):
+        raise UsageError(f"{folder}: expected a folder or a free name, got a file or a link; choose another --output")
     above = next(parent for parent in folder.absolute().parents if parent.exists())
     if not above.is_dir():
         raise UsageError(
@@ -116,9 +123,15 @@ def check_free(folder: Path, *, overwrite: bool) -> None:
         )
     if folder.exists() and not overwrite:
         raise UsageError(f"{folder}: expected a free name, got a folder that is there; add --overwrite to replace it")
-    if folder.exists() and any(folder.iterdir()) and "study" not in (read_manifest(folder) or {}):
+    manifest = read_manifest(folder) or {} if folder.exists() else {}
+    if folder.exists() and any(folder.iterdir()) and "study" not in manifest:
         raise UsageError(
             f"{folder}: expected a folder written by hpsearch, got one without its {MANIFEST}; it is not replaced"
+        )
+    if "uid" in manifest:
+        raise UsageError(
+            f"{folder}: expected a free name or an exported model, got a checkpoint of study {manifest['study']!r}; it "
+            f"is not replaced"
         )
 
 

@@ -16,7 +16,7 @@ from transformers.utils import logging
 
 from hpsearch.config import PACKAGE_SCHEME, resolve_path
 from hpsearch.errors import ConfigError, HubError
-from hpsearch.hub import TWO_WAYS_ON, prepare_hub
+from hpsearch.hub import TWO_WAYS_ON, own_code, pickles_in, prepare_hub
 from hpsearch.vocabulary import Vocabulary, trim
 
 if TYPE_CHECKING:
@@ -174,10 +174,10 @@ def open_model(config: ModelConfig, dropouts: Sequence[str]) -> ModelSource:
     else:
         prepare_hub()
     name = str(folder or config.name)
-    options = {"revision": config.revision or "main", "trust_remote_code": False}
+    revision = config.revision or "main"
     try:
-        model_config = AutoConfig.from_pretrained(name, **options)
-        tokenizer = AutoTokenizer.from_pretrained(name, **options)
+        model_config = AutoConfig.from_pretrained(name, revision=revision, trust_remote_code=False)
+        tokenizer = AutoTokenizer.from_pretrained(name, revision=revision, trust_remote_code=False)
     except Exception as error:  # what broken files make these libraries raise is no closed set
         problem = " ".join(str(error).split())
         if folder is None:
@@ -186,6 +186,8 @@ def open_model(config: ModelConfig, dropouts: Sequence[str]) -> ModelSource:
                 f"got: {problem}\n{TWO_WAYS_ON}"
             ) from error
         raise ConfigError(f"model.name: expected a Hugging Face model in {folder}, got: {problem}") from error
+    if problem := own_code((model_config, tokenizer)):
+        raise ConfigError(f"model.name {config.name!r}: {problem}")
     if len(tokenizer) <= len(tokenizer.all_special_ids):
         # Without its files transformers 5.23 makes a tokenizer to which every word is unknown, and says nothing.
         raise ConfigError(f"model.name: expected a tokenizer in {name}, got none; save it there with save_pretrained")
@@ -235,7 +237,7 @@ def _check_folder(folder: Path, *, pretrained: bool) -> None:
     if not (folder / "config.json").is_file():
         raise ConfigError(f"model.name: expected a config.json in {folder}, got none")
     if pretrained and not any(folder.glob("*.safetensors")):
-        pickles = sorted(path.name for pattern in ("*.bin", "*.pt", "*.pth") for path in folder.glob(pattern))
+        pickles = pickles_in(folder)
         advice = (
             f"only {', '.join(pickles)}, which can run code when opened; load it where you trust it and save it again "
             f"with model.save_pretrained(FOLDER)"

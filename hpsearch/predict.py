@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from hpsearch.errors import UsageError
+from hpsearch.hub import own_code
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -49,6 +50,8 @@ def predict(folder: Path, texts: Sequence[str]) -> list[dict[str, float]]:
     except Exception as error:  # what broken files make these libraries raise is no closed set
         problem = " ".join(str(error).split())
         raise UsageError(f"{folder}: expected a model that transformers can load, got: {problem}") from error
+    if problem := own_code((model.config, tokenizer)):
+        raise UsageError(f"{folder}: {problem}")
     classify = pipeline("text-classification", model=model, tokenizer=tokenizer)
     # Batches of similar length need little padding; the answers go back to their texts' places.
     order = sorted(range(len(texts)), key=lambda i: len(texts[i]))

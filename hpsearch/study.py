@@ -13,6 +13,7 @@ import os
 import re
 import secrets
 import sqlite3
+import unicodedata
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -38,6 +39,7 @@ if TYPE_CHECKING:
 
 DEFAULT_STORAGE = "sqlite:///studies/hpsearch.db"
 _LONGEST_NAME = 255  # bytes
+_DEVICE = re.compile(r"CON|PRN|AUX|NUL|(COM|LPT)[0-9\u00b9\u00b2\u00b3]", re.IGNORECASE)
 _DATABASE_ENDINGS = ("", "-journal", "-shm", "-wal", ".lock")
 _SQLITE_TIMEOUT_S = 60.0  # how long a writer waits for another one, such as a dashboard
 _LOCK_ATTRIBUTE, _CONFIG_ATTRIBUTE = "lock", "config"
@@ -64,7 +66,7 @@ class StudyPaths:
         paths = cls(root=_root_of(database), study=study)
         os.fsencode(paths.folder)  # under an ASCII locale Hangul fails here, and not after minutes
         # SQLite and the lock put their files beside the database, under its name with an ending.
-        taken = paths.folder.exists() and not paths.folder.is_dir()
+        taken = (paths.folder.exists() or paths.folder.is_symlink()) and not paths.folder.is_dir()
         if taken or (database and study in {f"{database.name}{ending}" for ending in _DATABASE_ENDINGS}):
             raise UsageError(f"study {study!r}: expected a folder's name, got a file's; choose another --study")
         return paths
@@ -123,6 +125,15 @@ class StudyPaths:
         """Return the folder of a trial's best weights."""
         return self.folder / f"trial-{number:04d}"
 
+    def writes_to(self, path: Path) -> bool:
+        """Tell whether a path is one that a search or a comparison of this study writes to, now or later."""
+        path, folder = path.resolve(), self.folder.resolve()
+        if not path.is_relative_to(folder):
+            return path.is_relative_to(self.tokens.resolve())
+        name = next(iter(path.relative_to(folder).parts), "")
+        fixed = {"", self.run_lock.name, self.log.name, self.comparison.name}
+        return name in fixed or name.startswith((".", "trial-"))
+
 
 def _root_of(database: Path | None) -> Path:
     return database.parent if database else Path("studies")
@@ -139,6 +150,12 @@ def check_study_name(name: str) -> None:
         raise UsageError(
             f"study {name!r}: expected up to 100 letters (of Hangul, 85), digits, '_', '-', '+' and '.', not starting "
             f"with a mark; choose another --study"
+        )
+    # Some file systems take both forms for one name, and Windows has devices of some names and drops a last point.
+    if not unicodedata.is_normalized("NFC", name) or name.endswith(".") or _DEVICE.fullmatch(name.partition(".")[0]):
+        raise UsageError(
+            f"study {name!r}: expected a name that is a folder's on every system: in composed Unicode, no device of "
+            f"Windows such as NUL, and without a point at the end; choose another --study"
         )
 
 
@@ -192,6 +209,7 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
     if _has_tables(database):
         return _open(url, connect_args)
     try:
+        parsed.get_dialect()().create_connect_args(parsed)  # before anything is written
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that create the tables at once crash, so there is one creator.
         with FileLock(f"{database}.lock"):
@@ -203,6 +221,8 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
                     connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # a property of the file, kept from here on
                 engine.dispose()
             return _open(url, connect_args)
+    except ValueError as error:  # such as `?timeout=soon`
+        raise UsageError(f"storage {redact(url)}: expected a URL that SQLite takes, got: {error}") from error
     except OSError as error:
         raise StudyError(
             f"storage {redact(url)}: expected to create {database}, got: {error.strerror or error}"
@@ -226,12 +246,17 @@ def _parse_url(url: str) -> URL:
     from sqlalchemy.exc import ArgumentError
 
     try:
-        return make_url(url)
+        parsed = make_url(url)
     except (ArgumentError, ValueError) as error:  # the latter for a port that is no number
         raise UsageError(
             f"storage {redact(url)}: expected a URL such as {DEFAULT_STORAGE}, got something else"
             + (f"; did you mean sqlite:///{redact(url)}?" if url.endswith((".db", ".sqlite", ".sqlite3")) else "")
         ) from error
+    if "@" in (parsed.host or ""):  # drivers would look up the rest of the password as a host, and say so
+        raise UsageError(
+            f"storage {redact(url)}: expected one @ before the host, got two; write one in a password as %40"
+        )
+    return parsed
 
 
 def database_file(url: str) -> Path | None:
@@ -248,6 +273,11 @@ def _sqlite_file(url: URL) -> Path | None:
         return None
     if not url.database or url.database == ":memory:":
         raise UsageError("storage: expected an SQLite file, got a database in memory, which no second command can read")
+    shown = redact(url.render_as_string(hide_password=True))
+    if url.host or url.username or url.password or url.database.startswith("file:"):
+        raise UsageError(f"storage {shown}: expected the path of a file after sqlite:///, got a host, a user or a URI")
+    if url.database.startswith("~"):
+        raise UsageError(f"storage {shown}: expected the path of a file, got ~, which is no folder here; write it out")
     try:
         Path(url.database).exists()
     except OSError as error:

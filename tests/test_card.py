@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+from dataclasses import replace
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -165,6 +166,9 @@ def test_the_card_says_how_the_trial_was_chosen(study: optuna.Study) -> None:
     assert "nothing was confirmed on fresh seeds" in _card(study).text
     keep_confirmation(study, make_confirmation(winner=0))
     assert "trial 0 came out first" in _card(study).text
+    assert "found after the confirmation" not in _card(study).text
+    keep_confirmation(study, replace(make_confirmation(), candidates=make_confirmation().candidates[1:]))
+    assert "found after the confirmation below, of which it is no part" in _card(study).text
 
 
 def test_nothing_in_a_name_is_markdown_html_or_yaml(tmp_path: Path) -> None:

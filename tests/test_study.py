@@ -206,7 +206,7 @@ def test_urls_without_a_password_are_shown_as_they_are(url: str) -> None:
         ("postgresql//user:s3cret@host/x.db", "did you mean"),
         ("postgresql://user:s3cret@host:port/db", "expected a URL"),
         ("nosuch://user:s3cret@host/db", "expected a database driver"),
-        ("sqlite+pysqlcipher://:s3cret@/missing.db", "expected an SQLite file"),
+        ("sqlite+pysqlcipher://:s3cret@/missing.db", "expected the path of a file"),
         ("sqlite://", "in memory"),
         ("sqlite:///:memory:", "in memory"),
     ],
