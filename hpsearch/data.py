@@ -619,7 +619,7 @@ def _json_lines(path: Path) -> Iterator[tuple[int, Any]]:
     with path.open(encoding="utf-8-sig") as file:
         for number, line in enumerate(file, start=1):
             if line.strip():
-                yield number, _parse_json(path, line, first_line=number)
+                yield number, _parse_json(path, line.rstrip("\n"), first_line=number)
 
 
 def _parse_json(path: Path, text: str, *, first_line: int) -> Any:

@@ -185,15 +185,19 @@ HEADERS = [
     ),
     Refused(
         "semicolons", "a.csv", PLAIN.replace(",", ";"),
-        f"FILE: expected a column 'text', got 'text;label'{COLUMNS}; columns are separated by ',' here, not by ';'",
+        "FILE, line 1: expected columns with ',' between them, as in every .csv file, got one column and ';' in its name: "
+        "'text;label'; write it with ',' between the cells, as pandas does: "
+        "read_csv(FILE, sep=';').to_csv(NEW_FILE, sep=',', index=False)",
     ),
     Refused(
         "tabs in csv", "a.csv", PLAIN.replace(",", "\t"),
-        f"FILE: expected a column 'text', got 'text\\tlabel'{COLUMNS}; columns are separated by ',' here, not by '\\t'",
+        "FILE, line 1: expected columns with ',' between them, as in every .csv file, got one column and '\\t' in its "
+        "name: 'text\\tlabel'; rename it so that it ends in .tsv",
     ),
     Refused(
         "commas in tsv", "a.tsv", PLAIN,
-        f"FILE: expected a column 'text', got 'text,label'{COLUMNS}; columns are separated by '\\t' here, not by ','",
+        "FILE, line 1: expected columns with '\\t' between them, as in every .tsv file, got one column and ',' in its "
+        "name: 'text,label'; rename it so that it ends in .csv",
     ),
     Refused(
         "label twice", "a.csv", "text,label,label\na,b,c\n", f"FILE: expected a column 'label', got it twice{COLUMNS}"
