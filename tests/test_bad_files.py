@@ -185,8 +185,8 @@ HEADERS = [
     ),
     Refused(
         "semicolons", "a.csv", PLAIN.replace(",", ";"),
-        "FILE, line 1: expected columns with ',' between them, as in every .csv file, got one column and ';' in its name: "
-        "'text;label'; write it with ',' between the cells, as pandas does: "
+        "FILE, line 1: expected columns with ',' between them, as in every .csv file, got one column and ';' in its "
+        "name: 'text;label'; write it with ',' between the cells, as pandas does: "
         "read_csv(FILE, sep=';').to_csv(NEW_FILE, sep=',', index=False)",
     ),
     Refused(
