@@ -27,6 +27,7 @@ if TYPE_CHECKING:
     from playwright.sync_api import Browser
 
     from hpsearch.config import Config
+    from tests.watching import Watched
 
 # `HYPOTHESIS_PROFILE=campaign pytest tests/test_bad_configs.py` looks further than the suite has time for.
 settings.register_profile("suite", deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
@@ -199,3 +200,14 @@ def own_process(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         logger.propagate = propagate
     verbosity.set_verbosity(level)
     verbosity.enable_progress_bar()
+
+
+@pytest.fixture(scope="session")
+def watched(tiny_model: Path, tmp_path_factory: pytest.TempPathFactory) -> Watched:
+    """Return what was seen of a whole use of hpsearch, with a password in the storage's URL."""
+    from tests.watching import watch
+
+    world = tmp_path_factory.mktemp("world")
+    (world / "project").mkdir()
+    write_csv(world / "project" / "toy.csv", toy_rows(120, seed=1))
+    return watch(world, tmp_path_factory.mktemp("watch"), tiny_model)
