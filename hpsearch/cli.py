@@ -24,6 +24,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import click
+from click.core import ParameterSource
 
 from hpsearch import streams
 from hpsearch.errors import HpsearchError, StudyError, UsageError
@@ -567,7 +568,9 @@ def plan(
             config, paths.root, n_workers=n_workers, per_gpu=workers_per_gpu,
             here=resources(os.environ.get("CUDA_VISIBLE_DEVICES")), loading_s=time.perf_counter() - started,
         )  # fmt: skip
-    options = {"--config": config_name, "--trials": trials, "--study": study, "--workers": n_workers}
+    options = {"--config": config_name, "--trials": trials, "--study": study}
+    if click.get_current_context().get_parameter_source("n_workers") is ParameterSource.COMMANDLINE:
+        options["--workers"] = n_workers
     if workers_per_gpu > 1:
         options["--workers-per-gpu"] = workers_per_gpu
     if storage_url != _STORAGE:

@@ -137,7 +137,8 @@ def propose(
     counts = seen.values[label.column]
     values = ordered_labels(value for value in counts if value)
     _check_has_header(path, label.column, values)
-    labels, names_from = _names(values, seen, label.column, text.column)
+    names, names_from = _names(values, seen, label.column, text.column)
+    labels = {value: _visible(name) for value, name in names.items()}
     validation_rows, test_rows = _split(seen.n_rows, min(counts[value] for value in values) / seen.n_rows)
     starter = Starter(
         file=file,
@@ -272,6 +273,11 @@ def _names(values: Sequence[str], seen: Survey, label_column: str, text_column: 
         if {label, text} & _OPINION:
             return dict(zip(values, ("negative", "positive"), strict=True)), "guessed from the columns' names"
     return {value: value for value in values}, "the values as they are: write what they mean"
+
+
+def _visible(name: str) -> str:
+    """Return a name as a configuration takes it."""
+    return "".join(character if character.isprintable() else "?" for character in name)
 
 
 def _names_beside(values: Sequence[str], seen: Survey, label_column: str) -> tuple[dict[str, str], str] | None:

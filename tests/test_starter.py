@@ -230,6 +230,7 @@ def test_a_hostile_file_name_column_or_label_stays_a_value(tmp_path: Path) -> No
     assert config.data.train == str(path)
     assert config.data.text_column == column
     assert set(config.data.labels or {}) == set(labels.values())
+    assert set((config.data.labels or {}).values()) == {"a: b # {c}", "[d]?- e"}
     assert config.model.name == load_config(OWN_DATA).model.name
     assert "\x1b" not in proposed.yaml()
     assert "\x1b" not in report.starter_text(proposed, 80)
