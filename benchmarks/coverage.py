@@ -56,52 +56,38 @@ def systems(
     return labels, *answers
 
 
-def percentile_interval(labels: np.ndarray, before: np.ndarray, after: np.ndarray, seed: int) -> tuple[float, float]:
-    """Return the 95 % percentile interval of drawing rows and seeds with replacement."""
-    by_seed, _ = bootstrap._differences(accuracy, labels, before, after, n_classes=2, seed=seed)
-    seeds = np.random.default_rng(seed).integers(by_seed.shape[1], size=by_seed.shape)
+def intervals(rng: np.random.Generator, *answers: np.ndarray) -> tuple[bootstrap.Difference, tuple[float, float]]:
+    """Return the difference as `compare` has it, and the plain percentile interval of drawing rows and seeds."""
+    by_seed, observed = bootstrap._differences(accuracy, *answers, n_classes=2, seed=int(rng.integers(2**32)))
+    seeds = rng.integers(by_seed.shape[1], size=by_seed.shape)
     low, high = np.percentile(np.take_along_axis(by_seed, seeds, axis=1).mean(axis=1), [2.5, 97.5])
-    return float(low), float(high)
+    return bootstrap._estimate(by_seed, observed), (float(low), float(high))
 
 
 def simulate(rng: np.random.Generator, n_repeats: int, **setting: Any) -> dict[str, Any]:
-    """Return coverage of zero without a shift, and power with one, over the repeats."""
-    covered, found, covered_plain, found_plain, widths, detectable, disagreement = [], [], [], [], [], [], []
-    for repeat in range(n_repeats):
-        labels, before, after = systems(rng, shift=0.0, **setting)
-        difference = bootstrap.paired_difference(accuracy, labels, before, after, n_classes=2, seed=repeat)
-        low, high = difference.interval.low, difference.interval.high
-        plain = percentile_interval(labels, before, after, repeat)
-        covered.append(low <= 0 <= high)
-        covered_plain.append(plain[0] <= 0 <= plain[1])
-        widths.append((high - low) / 2)
-        detectable.append(difference.detectable)
-        disagreement.append(np.mean(before[0] != before[1]))
-        labels, before, after = systems(rng, shift=SHIFT, **setting)
-        found.append(
-            bootstrap.paired_difference(accuracy, labels, before, after, n_classes=2, seed=repeat).interval.low > 0
-        )
-        found_plain.append(percentile_interval(labels, before, after, repeat)[0] > 0)
-    at_detectable = []
-    shift = float(np.median(detectable))
-    for repeat in range(n_repeats):
-        answers = systems(rng, shift=shift, **setting)
-        at_detectable.append(bootstrap.paired_difference(accuracy, *answers, n_classes=2, seed=repeat).interval.low > 0)
+    """Return the coverage of zero without a shift, and the share of intervals above zero with one."""
+    repeats = range(n_repeats)
+    equal = [systems(rng, shift=0.0, **setting) for _ in repeats]
+    covering = [intervals(rng, *answers) for answers in equal]
+    detectable = float(np.median([difference.detectable for difference, _ in covering]))
+    shifted = [intervals(rng, *systems(rng, shift=SHIFT, **setting)) for _ in repeats]
+    barely = [intervals(rng, *systems(rng, shift=detectable, **setting)) for _ in repeats]
+    halves = [difference.interval.high - difference.mean for difference, _ in covering]
     return {
-        "coverage": float(np.mean(covered)),
-        "power": float(np.mean(found)),
-        "half_width_points": round(100 * float(np.median(widths)), 3),
-        "detectable_points": round(100 * shift, 3),
-        "power_at_detectable": float(np.mean(at_detectable)),
-        "percentile_coverage": float(np.mean(covered_plain)),
-        "percentile_power": float(np.mean(found_plain)),
-        "seeds_disagree": round(float(np.mean(disagreement)), 4),
+        "coverage": float(np.mean([abs(d.mean) <= half for (d, _), half in zip(covering, halves, strict=True)])),
+        "power": float(np.mean([difference.interval.low > 0 for difference, _ in shifted])),
+        "half_width_points": round(100 * float(np.median(halves)), 2),
+        "detectable_points": round(100 * detectable, 2),
+        "power_at_detectable": float(np.mean([difference.interval.low > 0 for difference, _ in barely])),
+        "percentile_coverage": float(np.mean([low <= 0 <= high for _, (low, high) in covering])),
+        "percentile_power": float(np.mean([low > 0 for _, (low, _) in shifted])),
+        "seeds_disagree": round(float(np.mean([np.mean(before[0] != before[1]) for _, before, _ in equal])), 4),
     }
 
 
 @click.command()
 @click.option("--repeats", type=click.IntRange(min=10), default=250, show_default=True, help="Comparisons a setting.")
-@click.option("--resamples", type=click.IntRange(min=100), default=500, show_default=True, help="Draws a comparison.")
+@click.option("--resamples", type=click.IntRange(min=100), default=300, show_default=True, help="Draws a comparison.")
 @click.option("--json", "output", type=click.Path(path_type=Path), help="Write the document there too.")
 def main(repeats: int, resamples: int, output: Path | None) -> None:
     """Simulate coverage and power."""

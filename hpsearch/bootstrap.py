@@ -47,9 +47,12 @@ class Difference:
 
         Source:
             Bloom 1995, "Minimum Detectable Effects", Evaluation Review 19(5): the two quantiles of Student's t times
-            the standard error; (1.96 + 0.84) times it where the degrees of freedom are many.
+            the standard error; (1.96 + 0.84) times it where the degrees of freedom are many. Where they are few, a
+            standard error is more often too small than too large, here set right by the median of chi-square in
+            Wilson & Hilferty 1931, "The distribution of chi-square".
         """
-        return (self._quantile((1 + _CONFIDENCE) / 2) + self._quantile(_POWER)) * self.standard_error
+        typical = float((1 - 2 / (9 * self.degrees_of_freedom)) ** 1.5)  # median of an estimate by its true value
+        return (self._quantile((1 + _CONFIDENCE) / 2) + self._quantile(_POWER)) * self.standard_error / typical
 
     def _quantile(self, share: float) -> float:
         return float(stdtrit(self.degrees_of_freedom, share))
@@ -94,8 +97,12 @@ def paired_difference(
         both. Owen 2007, "The pigeonhole bootstrap" (arXiv:0712.1111): drawing both counts what rows and seeds do
         together three times. Satterthwaite 1946, "An approximate distribution of estimates of variance components".
     """
-    n_seeds = len(before)
-    by_resample, observed = _differences(metric, labels, before, after, n_classes=n_classes, seed=seed)
+    return _estimate(*_differences(metric, labels, before, after, n_classes=n_classes, seed=seed))
+
+
+def _estimate(by_resample: Floats, observed: Floats) -> Difference:
+    """Put together what draws of rows say, shape (n_resamples, n_seeds), and what seeds say, shape (n_seeds,)."""
+    n_seeds = len(observed)
     covariance = np.cov(by_resample, rowvar=False).reshape(n_seeds, n_seeds)  # over draws of rows, between seeds
     rows = float(covariance.mean())  # variance of the mean over the seeds
     if n_seeds == 1:
