@@ -21,7 +21,7 @@ import time
 import traceback
 from multiprocessing import forkserver
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 from click.core import ParameterSource
@@ -45,6 +45,9 @@ _PIPE_CLOSED = 141  # and by SIGPIPE
 _M_TRIM_THRESHOLD, _M_MMAP_THRESHOLD = -1, -3  # of glibc's malloc.h
 _MOST_WORKERS = 256
 _UNITS_S = {"s": 1, "m": 60, "h": 3600, "d": 86400}
+
+
+T = TypeVar("T")
 
 
 class _Failure(click.ClickException):
@@ -200,7 +203,7 @@ def run(
         hpsearch run --trials 40 --timeout 90m --study long --set search.seed=7
         hpsearch run --workers 4 --storage postgresql+psycopg://host/db
     """  # fmt: skip
-    from hpsearch.study import StudyPaths, open_storage
+    from hpsearch.study import StudyPaths, opened
 
     config = _config_of_run(config_name, overrides, trials, study, storage_url)
     name = config.study if study is None else study
@@ -217,7 +220,7 @@ def run(
 
     with _shown_wait("reading the data and loading the model"):
         task = prepare(config)
-    storage = open_storage(storage_url, create=True)
+    storage = _with(opened(storage_url, create=True))
     check(task, storage, paths)
     _log_to(paths.log)
     here = resources(os.environ.get("CUDA_VISIBLE_DEVICES"))
@@ -320,10 +323,10 @@ def export_best(study: str | None, storage_url: str, output: Path | None, overwr
     Example:
         hpsearch export-best --study nsmc-mbert --output model
     """
-    from hpsearch.study import StudyPaths, load_study, open_storage
+    from hpsearch.study import StudyPaths, load_study, opened
 
     _prepare_process()
-    loaded = load_study(open_storage(storage_url, create=False), study)
+    loaded = load_study(_with(opened(storage_url)), study)
     paths = StudyPaths.of(storage_url, loaded.study_name)
     from hpsearch import export, report
 
@@ -364,10 +367,10 @@ def confirm(study: str | None, storage_url: str, n_best: int, n_seeds: int, as_j
     Example:
         hpsearch confirm --study nsmc-mbert --top 3 --seeds 5
     """
-    from hpsearch.study import StudyPaths, load_study, open_storage
+    from hpsearch.study import StudyPaths, load_study, opened
 
     _prepare_process()
-    loaded = load_study(open_storage(storage_url, create=False), study)
+    loaded = load_study(_with(opened(storage_url)), study)
     paths = StudyPaths.of(storage_url, loaded.study_name)
     from hpsearch import confirm as confirming
     from hpsearch import report
@@ -394,10 +397,10 @@ def compare(study: str | None, storage_url: str, n_seeds: int, as_json: bool) ->
     Example:
         hpsearch compare --study nsmc-mbert --seeds 5
     """
-    from hpsearch.study import StudyPaths, load_study, open_storage
+    from hpsearch.study import StudyPaths, load_study, opened
 
     _prepare_process()
-    loaded = load_study(open_storage(storage_url, create=False), study)
+    loaded = load_study(_with(opened(storage_url)), study)
     paths = StudyPaths.of(storage_url, loaded.study_name)
     from hpsearch import compare as comparing
     from hpsearch import report
@@ -664,11 +667,11 @@ def dashboard(storage_url: str, host: str, port: int, allow_writes: bool, expose
         hpsearch dashboard --port 8080
     """
     from hpsearch.dashboard import make_dashboard
-    from hpsearch.study import open_storage
+    from hpsearch.study import opened
 
     _prepare_process()
     server = make_dashboard(
-        open_storage(storage_url, create=False),
+        _with(opened(storage_url)),
         storage_url,
         host=host,
         port=port,
@@ -700,10 +703,11 @@ def _config_of_run(
 
 def _config_in(storage_url: str, study: str) -> dict[str, Any] | None:
     """Return the configuration a study was started with, or None where there is no such study yet."""
-    from hpsearch.study import load_study, open_storage, stored_config
+    from hpsearch.study import load_study, opened, stored_config
 
     try:
-        return stored_config(load_study(open_storage(storage_url, create=False), study)).model_dump(mode="json")
+        with opened(storage_url) as storage:
+            return stored_config(load_study(storage, study)).model_dump(mode="json")
     except UsageError:
         return None
 
@@ -714,6 +718,11 @@ def _stdin_lines() -> list[str]:
     except UnicodeDecodeError as error:
         raise UsageError(f"stdin: expected UTF-8, got: {error}") from error
     return [line.rstrip("\r") for line in text.removesuffix("\n").split("\n")] if text else []
+
+
+def _with(resource: contextlib.AbstractContextManager[T]) -> T:
+    """Enter a context that lasts as long as the command."""
+    return click.get_current_context().with_resource(resource)
 
 
 def _print(result: Any) -> None:

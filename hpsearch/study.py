@@ -223,10 +223,27 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
             return _open(url, connect_args)
     except ValueError as error:  # such as `?timeout=soon`
         raise UsageError(f"storage {redact(url)}: expected a URL that SQLite takes, got: {error}") from error
+    except (FileExistsError, NotADirectoryError) as error:
+        raise UsageError(
+            f"storage {redact(url)}: expected an SQLite file, got a path below {database.parent}, which is no folder"
+        ) from error
     except OSError as error:
         raise StudyError(
             f"storage {redact(url)}: expected to create {database}, got: {error.strerror or error}"
         ) from error
+
+
+@contextlib.contextmanager
+def opened(url: str, *, create: bool = False) -> Iterator[BaseStorage]:
+    """Open a storage as `open_storage` does, and close its connections in the end.
+
+    The last one that leaves an SQLite file puts what is in the log into it, so that the file alone can be copied.
+    """
+    storage = open_storage(url, create=create)
+    try:
+        yield storage
+    finally:
+        storage._backend.engine.dispose()  # type: ignore[attr-defined]  # Optuna's class over its database layer
 
 
 def _open(url: str, engine_kwargs: dict[str, Any]) -> BaseStorage:

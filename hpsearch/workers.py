@@ -22,7 +22,7 @@ import torch
 from hpsearch.errors import HpsearchError, Interrupted, StudyError, UsageError
 from hpsearch.observer import Observer
 from hpsearch.search import open_search, run_search
-from hpsearch.study import open_storage
+from hpsearch.study import opened
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -311,14 +311,15 @@ def _work(job: _Job, pipe: Connection) -> None:
         return pipe.poll()
 
     try:
-        run_search(
-            job.task,
-            open_storage(job.storage_url, create=False),
-            job.paths,
-            observer=relay,
-            timeout_s=job.timeout_s,
-            stop_requested=stop_requested,
-        )
+        with opened(job.storage_url) as storage:
+            run_search(
+                job.task,
+                storage,
+                job.paths,
+                observer=relay,
+                timeout_s=job.timeout_s,
+                stop_requested=stop_requested,
+            )
     except Interrupted:
         relay.send("done")
     except HpsearchError as error:

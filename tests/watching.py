@@ -128,6 +128,7 @@ def watch(world: Path, tools: Path, model: Path) -> Watched:
         YAML(typ="safe").dump(tree, file)
     environment = {
         "PATH": os.environ["PATH"],
+        "HPSEARCH_WORKERS": "1",  # what is handed to workers is a pickle, from hpsearch itself
         "HOME": str(world / "home"),
         "TMPDIR": str(world / "tmp"),
         "XDG_CACHE_HOME": str(world / "cache"),
