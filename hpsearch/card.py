@@ -135,7 +135,8 @@ def _head(
 
     tested = [
         result("test", metric, fmean(values), f"mean of {len(comparison.seeds)} trainings with these hyperparameters")
-        for metric, values in (("f1", comparison.tuned.f1), ("accuracy", comparison.tuned.accuracy))
+        for metric in _METRICS
+        if (values := getattr(comparison.tuned, metric))  # earlier versions kept no MCC
     ] if comparison else []  # fmt: skip
     chosen = [
         result("validation", metric, value, "on the rows this model was chosen by")
@@ -186,16 +187,14 @@ def _scores(comparison: Comparison) -> list[tuple[str, ...]]:
     return [
         (
             name,
-            _mean_and_sd(default),
-            _mean_and_sd(tuned),
+            _mean_and_sd(getattr(comparison.default, key)),
+            _mean_and_sd(getattr(comparison.tuned, key)),
             f"{difference.mean:+.4f}",
             f"{difference.low:+.4f} to {difference.high:+.4f}",
             f"{comparison.linear[key]:.4f}",
         )
-        for name, key, default, tuned, difference in (
-            ("F1", "f1", comparison.default.f1, comparison.tuned.f1, comparison.f1),
-            ("accuracy", "accuracy", comparison.default.accuracy, comparison.tuned.accuracy, comparison.accuracy),
-        )
+        for key, (name, _) in _METRICS.items()
+        if (difference := getattr(comparison, key))  # earlier versions kept no MCC
     ]
 
 

@@ -16,7 +16,7 @@ from ruamel.yaml import YAML
 from hpsearch.card import SEARCH_FILE, model_card, reproduce_command, search_tree
 from hpsearch.config import build_config
 from hpsearch.data import SearchData, Split
-from hpsearch.evidence import keep_comparison, keep_confirmation
+from hpsearch.evidence import Interval, keep_comparison, keep_confirmation
 from hpsearch.observer import Observer
 from hpsearch.study import StudyPaths, open_storage, stored_config
 from tests.made_studies import HOSTILE, make_comparison, make_confirmation, make_study
@@ -118,6 +118,25 @@ def test_a_dataset_and_a_model_of_the_hub_are_linked(tmp_path: Path) -> None:
     assert {result.dataset_revision for result in card.data.eval_results} == {"main"}
     assert card.data.eval_results[0].metric_args == {"average": "macro"}
     assert search_tree(config)["model"] == {"name": "klue/bert-base", "pretrained": True, "revision": "1234abc"}
+
+
+def test_the_third_metric_stands_with_the_others_where_it_was_compared(study: optuna.Study) -> None:
+    comparison = make_comparison(study)
+    keep_comparison(
+        study,
+        replace(
+            comparison,
+            default=replace(comparison.default, mcc=(0.4, 0.42, 0.44)),
+            tuned=replace(comparison.tuned, mcc=(0.5, 0.52, 0.54)),
+            mcc=Interval(0.1, 0.07, 0.13),
+            linear={**comparison.linear, "mcc": 0.3},
+        ),
+    )
+    card = _card(study)
+    values = {result.metric_type: result.metric_value for result in card.data.eval_results[:3]}
+    assert values == {"f1": 0.8, "accuracy": 0.79, "matthews_correlation": 0.52}
+    row = "| Matthews correlation | 0.4200 (sd 0.0200) | 0.5200 (sd 0.0200) | +0.1000 | +0.0700 to +0.1300 | 0.3000 |"
+    assert row in card.text
 
 
 # --- What a reader sees -----------------------------------------------------------------------------------------------
