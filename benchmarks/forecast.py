@@ -15,8 +15,18 @@ from typing import TYPE_CHECKING
 
 import click
 import numpy as np
-import optuna
-from tabular import SHIPPED, _evaluate, conditions, mean_and_error, pruner_named, quiet, read_table, sampler_named
+from tabular import (
+    SHIPPED,
+    conditions,
+    draw,
+    evaluate_all,
+    mean_and_error,
+    open_study,
+    pruner_named,
+    quiet,
+    read_table,
+    sampler_named,
+)
 
 from hpsearch.cost import MORE_TRIALS, forecast_of
 
@@ -29,18 +39,11 @@ AFTER = (10, 20, 30)  # finished trials
 
 def gains(table: Table, pair: tuple[str, str], seed: int) -> list[tuple[float, float]]:
     """Return what was forecast and what came, after each of `AFTER` trials of one search."""
-    study = optuna.create_study(
-        study_name=f"study-{seed}",
-        direction="maximize",
-        sampler=sampler_named(pair[0], seed),
-        pruner=pruner_named(pair[1]),
-    )
-    study.enqueue_trial(dict(zip(table.grid, table.defaults, strict=True)))
+    study = open_study(table, sampler_named(pair[0], seed), pruner_named(pair[1]), seed=seed)
     best, forecast = {}, {}
     for n in range(1, max(AFTER) + MORE_TRIALS + 1):
         trial = study.ask()
-        levels = tuple(trial.suggest_int(name, 0, len(values) - 1) for name, values in table.grid.items())
-        _evaluate(study, trial, table.curves[levels])
+        evaluate_all(study, trial, table.curves[draw(table, trial)])
         best[n] = study.best_value
         if n in AFTER and (made := forecast_of(study)) is not None:
             forecast[n] = made.gain

@@ -42,7 +42,7 @@ import threading
 import warnings
 from concurrent.futures import ProcessPoolExecutor, as_completed
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from datetime import date
 from functools import cache
 from importlib.metadata import version
@@ -117,6 +117,8 @@ class Table:
     curves: Mapping[Levels, Sequence[float]]
     """Metric at each evaluation of every configuration, in [0, 1]."""
     defaults: Levels
+    seconds: Mapping[Levels, float] = field(default_factory=dict)
+    """Of each configuration's training, on a machine that other programs used too."""
 
     @property
     def best(self) -> float:
@@ -151,15 +153,17 @@ def read_table(path: Path) -> Table:
     """
     lines = path.read_text(encoding="utf-8").splitlines()
     curves: dict[Levels, tuple[float, ...]] = {}
+    seconds: dict[Levels, float] = {}
     for row in csv.DictReader(line for line in lines if not line.startswith("#")):
         levels = level_of({name: float(row[name]) for name in GRID})
         curve = tuple(float(row[f"f1_{k}"]) for k in range(1, K + 1))
         if levels in curves or not all(0 <= value <= 1 for value in curve):
             raise click.ClickException(f"{path}: expected each configuration once, F1 in [0, 1], got {row}")
         curves[levels] = curve
+        seconds[levels] = float(row["seconds"])
     if missing := set(points(GRID)) - set(curves):
         raise click.ClickException(f"{path}: expected the whole grid, got {len(missing)} configurations too few")
-    return Table(GRID, curves, level_of(DEFAULTS))
+    return Table(GRID, curves, level_of(DEFAULTS), seconds)
 
 
 def write_table(path: Path, trained: Mapping[Levels, Mapping[str, Any]], remarks: Sequence[str]) -> None:
@@ -474,6 +478,22 @@ class Finished:
     unpruned: float
     """What that would be if the same trials had been drawn and none pruned."""
 
+    def after(self, table: Table, levels: Levels, n_evaluations: int, *, is_repeated: bool) -> Finished:
+        """Return where the search stands after one more trial, pruned if it has fewer evaluations than its curve."""
+        curve = table.curves[levels]
+        is_pruned = n_evaluations < len(curve)
+        return Finished(
+            evaluations=self.evaluations + n_evaluations,
+            epochs=self.epochs + table.epochs(levels) * n_evaluations / len(curve),
+            n_pruned=self.n_pruned + is_pruned,
+            n_repeated=self.n_repeated + is_repeated,
+            best=self.best if is_pruned else max(self.best, *curve),
+            unpruned=max(self.unpruned, *curve),
+        )
+
+
+NOTHING_YET = Finished(0, 0.0, 0, 0, -math.inf, -math.inf)
+
 
 def replay(table: Table, sampler: BaseSampler, pruner: BasePruner, *, seed: int, cap: int = CAP) -> list[Finished]:
     """Search a table as hpsearch searches a space.
@@ -488,44 +508,48 @@ def replay(table: Table, sampler: BaseSampler, pruner: BasePruner, *, seed: int,
     Returns:
         One record for each finished trial, until all that is reported is known.
     """
-    study = optuna.create_study(study_name=f"study-{seed}", direction="maximize", sampler=sampler, pruner=pruner)
-    names = dict(zip(table.grid, table.defaults, strict=True))
-    study.enqueue_trial(names)
+    study = open_study(table, sampler, pruner, seed=seed)
     target = table.best - TOLERANCE
-    finished = [Finished(0, 0.0, 0, 0, -math.inf, -math.inf)]
+    finished = [NOTHING_YET]
     tried: set[Levels] = set()
     while (now := finished[-1]).evaluations < cap and not (
         now.best >= target and now.evaluations >= max(BUDGETS) and len(finished) > TRIALS
     ):
         trial = study.ask()
-        levels = tuple(trial.suggest_int(name, 0, len(values) - 1) for name, values in table.grid.items())
-        curve = table.curves[levels]
-        n_evaluations = _evaluate(study, trial, curve)
-        is_pruned = n_evaluations < len(curve)
-        finished.append(
-            Finished(
-                evaluations=now.evaluations + n_evaluations,
-                epochs=now.epochs + table.epochs(levels) * n_evaluations / len(curve),
-                n_pruned=now.n_pruned + is_pruned,
-                n_repeated=now.n_repeated + (levels in tried),
-                best=now.best if is_pruned else max(now.best, *curve),
-                unpruned=max(now.unpruned, *curve),
-            )
-        )
+        levels = draw(table, trial)
+        n_evaluations = evaluate_all(study, trial, table.curves[levels])
+        finished.append(now.after(table, levels, n_evaluations, is_repeated=levels in tried))
         tried.add(levels)
     return finished[1:]
 
 
-def _evaluate(study: optuna.Study, trial: optuna.Trial, curve: Sequence[float]) -> int:
-    """Report a trial's evaluations until it is pruned or complete, and return how many."""
-    for step, value in enumerate(curve, start=1):
-        trial.report(value, step)
-        is_free = trial.number > 0 and step < len(curve)  # the defaults and the last evaluation are never pruned
-        if is_free and trial.should_prune():
-            study.tell(trial, state=TrialState.PRUNED)
-            return step
-    study.tell(trial, max(curve))
-    return len(curve)
+def open_study(table: Table, sampler: BaseSampler, pruner: BasePruner, *, seed: int) -> optuna.Study:
+    """Return a new study in memory whose first trial will be the defaults; it is named by its seed."""
+    study = optuna.create_study(study_name=f"study-{seed}", direction="maximize", sampler=sampler, pruner=pruner)
+    study.enqueue_trial(dict(zip(table.grid, table.defaults, strict=True)))
+    return study
+
+
+def draw(table: Table, trial: optuna.Trial) -> Levels:
+    """Draw a trial's configuration."""
+    return tuple(trial.suggest_int(name, 0, len(values) - 1) for name, values in table.grid.items())
+
+
+def evaluate(study: optuna.Study, trial: optuna.Trial, curve: Sequence[float], step: int) -> bool:
+    """Report a trial's next evaluation, and say whether the trial has ended with it, pruned or complete."""
+    trial.report(curve[step - 1], step)
+    if step == len(curve):
+        study.tell(trial, max(curve))
+        return True
+    if trial.number > 0 and trial.should_prune():  # the defaults and the last evaluation are never pruned
+        study.tell(trial, state=TrialState.PRUNED)
+        return True
+    return False
+
+
+def evaluate_all(study: optuna.Study, trial: optuna.Trial, curve: Sequence[float]) -> int:
+    """Report a trial's evaluations until it has ended, and return how many."""
+    return next(step for step in itertools.count(1) if evaluate(study, trial, curve, step))
 
 
 def replay_some(path: Path, pair: tuple[str, str], seeds: range) -> list[list[Finished]]:

@@ -27,8 +27,8 @@ if TYPE_CHECKING:
 _SCRIPT = Path(__file__).parents[1] / "benchmarks" / "tabular.py"
 
 
-def _load_script() -> ModuleType:
-    spec = importlib.util.spec_from_file_location("tabular", _SCRIPT)
+def _load_script(path: Path) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(path.stem, path)
     assert spec is not None
     assert spec.loader is not None
     module = importlib.util.module_from_spec(spec)
@@ -37,7 +37,8 @@ def _load_script() -> ModuleType:
     return module
 
 
-script = _load_script()
+script = _load_script(_SCRIPT)
+parallel = _load_script(_SCRIPT.with_name("parallel.py"))  # which imports the other by its name
 
 _GRID = {"learning_rate": (1e-5, 1e-4, 1e-3), "num_train_epochs": (2, 4), "per_device_train_batch_size": (16, 32)}
 
@@ -46,7 +47,8 @@ def _table(peak: Callable[..., float]) -> Any:
     """Return a table over the small grid whose curves rise to `peak(levels)` in four of eight evaluations."""
     shares = (0.4, 0.6, 0.8, 1.0, 0.95, 0.9, 0.9, 0.9)
     curves = {levels: tuple(peak(*levels) * share for share in shares) for levels in script.points(_GRID)}
-    return script.Table(_GRID, curves, defaults=(0, 1, 0))
+    seconds = {levels: 8.0 * _GRID["num_train_epochs"][levels[1]] for levels in curves}
+    return script.Table(_GRID, curves, defaults=(0, 1, 0), seconds=seconds)
 
 
 # The best is 1 point better than the second and 4 better than the defaults.
@@ -212,6 +214,107 @@ def test_every_pair_has_a_cell_in_every_table_of_the_report() -> None:
     assert len(rows) == 8
     assert all(len(line.split("|")) == 5 and "| |" not in line for line in rows)
     assert lines[-1] == "here and now"
+
+
+# --- Many workers -----------------------------------------------------------------------------------------------------
+
+
+def _search(sampler: Any, n_workers: int, seed: int = 0, n_trials: int = 20) -> Any:
+    pruner = script.pruner_named(script.SHIPPED)
+    return parallel.search(TABLE, sampler, pruner, seed=seed, n_workers=n_workers, n_trials=n_trials)
+
+
+@pytest.mark.parametrize("sampler", parallel.SAMPLERS)
+@pytest.mark.parametrize("seed", range(3))
+def test_one_worker_searches_as_the_sequential_replay_does(sampler: str, seed: int) -> None:
+    one = _search(parallel.SAMPLERS[sampler](seed), 1, seed)
+    pruner = script.pruner_named(script.SHIPPED)
+    assert list(one.finished) == script.replay(TABLE, parallel.SAMPLERS[sampler](seed), pruner, seed=seed)[:20]
+    assert one.finished[-1].n_pruned > 0
+    assert all(before.ended == after.started for before, after in itertools.pairwise(one.spans))
+
+
+@pytest.mark.parametrize(("n_workers", "n_trials"), [(4, 20), (16, 20), (16, 5)])
+def test_so_many_trials_run_at_once_and_no_more_are_run_than_asked_for(n_workers: int, n_trials: int) -> None:
+    many = _search(script.sampler_named(script.SHIPPED, 0), n_workers, n_trials=n_trials)
+    assert len(many.spans) == len(many.finished) == n_trials
+    ends = [span.ended for span in many.spans]
+    assert ends == sorted(ends)
+    assert many.seconds == ends[-1]
+    moments = sorted({span.started for span in many.spans})
+    at_once = [sum(span.started <= now < span.ended for span in many.spans) for now in moments]
+    assert max(at_once) == min(n_workers, n_trials)
+    assert set(at_once[:-1]) <= {n_workers}, "as long as there is something to start, nobody is idle"
+    assert sum(span.ended - span.started for span in many.spans) == pytest.approx(8 * many.finished[-1].epochs)
+
+
+class _Watching(optuna.samplers.RandomSampler):
+    """Keeps what it could have known at each draw."""
+
+    def __init__(self) -> None:
+        super().__init__(seed=0)
+        self.finished: list[int] = []
+        self.running: list[int] = []
+
+    def before_trial(self, study: optuna.Study, trial: optuna.trial.FrozenTrial) -> None:
+        states = [other.state for other in study.get_trials(deepcopy=False) if other.number != trial.number]
+        self.finished.append(sum(state.is_finished() for state in states))
+        self.running.append(len(states) - self.finished[-1])
+
+
+def test_a_draw_knows_what_has_ended_by_then_and_sees_the_others_running() -> None:
+    sampler = _Watching()
+    spans = _search(sampler, 4).spans
+    assert sampler.running == [0, 1, 2, *[3] * 17]
+    for known, started in zip(sampler.finished, sorted(span.started for span in spans), strict=True):
+        ended = [span.ended for span in spans]
+        assert sum(end < started for end in ended) <= known <= sum(end <= started for end in ended)
+
+
+def test_the_shipped_sampler_is_the_one_with_the_liar_which_matters_to_many_workers_only() -> None:
+    samplers = {name: parallel.SAMPLERS[f"tpe, {name}"] for name in ("liar", "no liar")}
+    table = script.read_table(parallel.TABLE)
+
+    def searches(make: Callable[[int], Any], n_workers: int) -> list[Any]:
+        pruner = script.pruner_named(script.SHIPPED)
+        sizes = {"n_workers": n_workers, "n_trials": 20}
+        return [parallel.search(table, make(seed), pruner, seed=seed, **sizes) for seed in range(2)]
+
+    assert searches(samplers["liar"], 1) == searches(samplers["no liar"], 1)
+    shipped = searches(lambda seed: script.sampler_named(script.SHIPPED, seed), 4)
+    assert shipped == searches(samplers["liar"], 4)
+    assert shipped != searches(samplers["no liar"], 4)
+
+
+def test_an_evaluation_takes_its_share_of_the_median_training_alike() -> None:
+    seconds = {**TABLE.seconds, (0, 0, 0): 800.0, (1, 1, 1): 0.8}  # a busy machine, and a fast one
+    steps = parallel.steps_of(dataclasses.replace(TABLE, seconds=seconds))
+    assert steps == {levels: _GRID["num_train_epochs"][levels[1]] for levels in TABLE.curves}
+
+
+def test_what_many_workers_cost_is_told_seed_by_seed() -> None:
+    runs = {
+        parallel.Setting(sampler, pruner, n_workers, n_trials): [
+            parallel.Result(
+                0.2 + seed + 0.1 * (n_workers > 1) * (1 + (sampler != "tpe, liar")), 96 / n_workers, 8, 0, 0
+            )
+            for seed in range(3)
+        ]
+        for n_trials, sampler, pruner, n_workers in itertools.product(
+            parallel.TRIALS, parallel.SAMPLERS, parallel.PRUNERS, parallel.WORKERS
+        )
+    }
+    document = parallel.results_of(runs)
+    for row in document["results"]:
+        more = (row["workers"] > 1) * (0.1 if row["sampler"] == "tpe, liar" else 0.2)
+        assert row["speed_up"] == row["workers"]
+        assert row["regret"]["mean"] == pytest.approx(1.2 + more)
+        assert row["regret_more_than_one_worker"] == pytest.approx({"mean": more, "error": 0})
+    for row in document["regret_more_without_liar"]:
+        assert row["mean"] == pytest.approx(0.1 * (row["workers"] > 1))
+    lines = parallel.markdown({**document, "conditions": "here and now"}).splitlines()
+    assert "| 40 | tpe, no liar | none | 4 | 1.40 ± 0.58 | 0.20 ± 0.00 | 24 | 4.0 | 8 | 0.0 |" in lines
+    assert "| 80 | shipped | 16 | 0.10 ± 0.00 |" in lines
 
 
 # --- The table --------------------------------------------------------------------------------------------------------
