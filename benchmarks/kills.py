@@ -1,12 +1,12 @@
 """Kill searches at random moments, resume each, and count what was lost.
 
-    python benchmarks/kills.py --model FOLDER --reviews FILE --json benchmarks/kills.json
-    python benchmarks/kills.py --kills 6 --pairs 1 --workers 0            # a minute's worth, with a model of no size
+    python benchmarks/kills.py --model FOLDER --reviews FILE --json benchmarks/kills.json   # a quarter of an hour
+    python benchmarks/kills.py --kills 6 --pairs 1 --workers 0 --lock-seconds 0             # a minute
 
 A round is one study of four trials and its export by the real commands. It is killed twice, each time with a signal,
 in a phase and at a moment in it that are drawn, and resumed after each. In a `pair` two commands run one study
 together, and one of them is killed while the other goes on. In the `workers` rounds a single command runs two workers,
-and one of these or the command itself is killed.
+and one of these or the command itself is killed. In one round nothing is killed, and the database is locked.
 
 Phases are told from outside: the script wraps functions of hpsearch, Optuna and transformers, in the killed process
 only, and reads from shared memory which one runs when the signal is sent.
@@ -24,11 +24,12 @@ import mmap
 import os
 import random
 import signal
+import sqlite3
 import sys
 import tempfile
 import time
 from collections import Counter
-from contextlib import contextmanager, suppress
+from contextlib import closing, contextmanager, suppress
 from dataclasses import asdict, dataclass
 from datetime import UTC, datetime
 from functools import wraps
@@ -158,17 +159,24 @@ class Campaign:
         """Kill a search and its export, twice."""
         with self._round():
             for _ in range(KILLS_A_ROUND):
-                self._kill_one("alone", self._start(ALONE, EXPORT))
+                self._kill_one("alone", lambda: self._start(ALONE, EXPORT))
             self._finish()
 
     def pair(self) -> None:
         """Kill one of two commands that run one study."""
         with self._round():
-            for _ in range(KILLS_A_ROUND):
-                other = faults.fork(self._folder, ALONE, before=_usual_signals)
-                self._kill_one("pair", self._start(ALONE))
-                if status := faults.wait(other):
+            others: list[int] = []
+
+            def start() -> int:
+                others.append(faults.fork(self._folder, ALONE, before=_usual_signals))
+                return self._start(ALONE)
+
+            def wait() -> None:
+                if status := faults.wait(others.pop()):
                     self._blame(f"the other command exited with {status}: {self._output()}")
+
+            for _ in range(KILLS_A_ROUND):
+                self._kill_one("pair", start, wait)
             self._finish()
 
     def workers(self) -> None:
@@ -198,9 +206,38 @@ class Campaign:
             self._note("workers", way, phase, status, seconds, problems)
             self._finish([*ALONE, *LONGER])
 
-    def _kill_one(self, kind: str, pid: int) -> None:
-        """Kill a process in a phase that is drawn; where it ends before it comes to that, later ones are killed."""
+    def lock(self, seconds: float) -> None:
+        """Lock the database for so long while a search runs, and kill nothing."""
+        with self._round():
+            pid = self._start(ALONE)
+            while not self._owners() and not _has_ended(pid):
+                time.sleep(0.005)
+            before = faults.trials_of(self._folder)
+            database = self._folder / "studies" / "hpsearch.db"
+            started = time.monotonic()
+            with closing(sqlite3.connect(database, timeout=60, isolation_level=None)) as connection:
+                connection.execute("BEGIN EXCLUSIVE")
+                time.sleep(seconds)
+                connection.execute("ROLLBACK")
+            status = faults.wait(pid)
+            problems = faults.problems_after_a_fault(self._folder, before)
+            if status or self._drawn() != self._expected:
+                problems.append(f"it exited with {status}: {self._output()}")
+            took = time.monotonic() - started
+            self._note("lock", "none", f"its database is locked for {seconds:g} s", status, took, problems)
+            self._finish()
+
+    def _kill_one(self, kind: str, start: Callable[[], int], wait: Callable[[], None] = lambda: None) -> None:
+        """Kill a process in a phase that is drawn; where it ends before it comes to that, the study begins anew.
+
+        Args:
+            kind: Of the round.
+            start: Starts the process, and others that are not killed.
+            wait: Waits for those, once the process has ended.
+        """
+        pid = start()
         for _ in range(10):
+            # Signal, phase and moment are drawn anew for each.
             way, wanted = self._rng.choice(WAYS), self._rng.choice((*PHASES, OTHER))
             moment = self._rng.uniform(0, 1)
             give_up = time.monotonic() + 60
@@ -214,9 +251,10 @@ class Campaign:
                 time.sleep(0.0002)
             if not _has_ended(pid):
                 break
-            faults.wait(pid)
-            faults.clear(self._folder)  # it came to its end unharmed; there is nothing left to kill
-            pid = self._start(ALONE, EXPORT) if kind == "alone" else self._start(ALONE)
+            faults.wait(pid)  # it came to its end unharmed
+            wait()
+            faults.clear(self._folder)
+            pid = start()
         phase = self._phase.name()
         sent = self._send(pid, way)
         status = faults.wait(pid)
@@ -230,6 +268,7 @@ class Campaign:
         if seconds > _ENDS_S:
             problems.append(f"it took {seconds:.1f} s to end")
         self._note(kind, way, phase, status, seconds, problems)
+        wait()
 
     def _send(self, pid: int, way: str) -> float:
         """Send the signals, and return when the last one was sent."""
@@ -316,7 +355,7 @@ def table(kills: list[Kill]) -> str:
     """Return the kills by phase and signal, as Markdown."""
     counts = Counter((kill.phase, kill.way) for kill in kills)
     phases = [phase for phase in (*PHASES, OTHER) if any((phase, way) in counts for way in WAYS)]
-    phases += sorted({kill.phase for kill in kills} - set(phases))
+    phases += sorted({kill.phase for kill in kills if kill.kind != "lock"} - set(phases))
     lines = [
         "| " + " | ".join(["killed while", *WAYS, "all"]) + " |",
         "| " + " | ".join(["---"] * (len(WAYS) + 2)) + " |",
@@ -333,14 +372,15 @@ def table(kills: list[Kill]) -> str:
 @click.option("--kills", "n_kills", default=100, show_default=True, help="Of searches that run alone.")
 @click.option("--pairs", default=8, show_default=True, help="Rounds of two commands.")
 @click.option("--workers", default=6, show_default=True, help="Rounds of a command with two workers.")
+@click.option("--lock-seconds", default=30.0, show_default=True, help="Of one round with a locked database; 0: none.")
 @click.option("--model", type=click.Path(path_type=Path, exists=True, file_okay=False), help="An encoder's folder.")
 @click.option("--reviews", type=click.Path(path_type=Path, exists=True, dir_okay=False), help="A file of NSMC.")
 @click.option("--minutes", default=15.0, show_default=True, help="Start no round after these.")
 @click.option("--seed", type=int, help="Of what is drawn; drawn and printed unless it is given.")
 @click.option("--json", "output", type=click.Path(path_type=Path, dir_okay=False), help="Write a document there.")
 def main(
-    n_kills: int, pairs: int, workers: int, model: Path | None, reviews: Path | None, minutes: float, seed: int | None,
-    output: Path | None,
+    n_kills: int, pairs: int, workers: int, lock_seconds: float, model: Path | None, reviews: Path | None,
+    minutes: float, seed: int | None, output: Path | None,
 ) -> None:  # fmt: skip
     if seed is None:
         seed = random.SystemRandom().randrange(10**6)
@@ -360,8 +400,10 @@ def main(
         campaign = Campaign(folder, random.Random(seed))
         campaign.run_undisturbed()
         plan = [campaign.pair] * pairs + [campaign.workers] * workers
+        if lock_seconds:
+            plan.append(lambda: campaign.lock(lock_seconds))
         plan += [campaign.alone] * -(-n_kills // KILLS_A_ROUND)
-        for play in plan:
+        for play in plan:  # the rarer ones first, in case time is up
             if time.monotonic() - started > 60 * minutes:
                 break
             play()
@@ -369,10 +411,11 @@ def main(
     kills = campaign.kills
     bad = [kill for kill in kills if kill.problems]
     click.echo(f"\n\n{table(kills)}\n")
+    n_killed = sum(kill.kind != "lock" for kill in kills)
     for kill in bad:
         click.echo(f"round {kill.round}, {kill.way} while {kill.phase}: " + "; ".join(kill.problems))
     first = [kill.seconds for kill in kills if kill.status == _STOPPED and kill.way != "SIGINT twice"]
-    click.echo(f"{len(kills)} kills, each resumed, in {seconds:.0f} s: {len(bad)} with a problem (seed {seed})")
+    click.echo(f"{n_killed} kills, each resumed, in {seconds:.0f} s: {len(bad)} with a problem (seed {seed})")
     click.echo(f"a first signal ended a search in {max(first, default=0):.1f} s or less")
     if output is not None:
         document = {

@@ -17,6 +17,7 @@ baseline       the tutorial's own two training systems
 plan           what a search will take, measured before anything is spent
 audit          what there is to know about the data before a search
 card           the model card of an export; `note` explains a study, `markdown` escapes for both
+on_ray         a search by workers on a Ray cluster
 workers        a search by several processes of one machine
 starter        a configuration for a file of one's own, proposed from what it holds
 doctor         whether a search can run here; `machine` has cores, memory and mounts
@@ -27,8 +28,11 @@ checkpoints    weights of the best trials on disk
 choice         which trial a study stands for
 runs           trainings outside the search, each done once and kept
 flips          test texts that one side gets right and the other wrong
+disk           what a study takes of the disk
+artifacts      a place for checkpoints that every machine reaches
 study          where studies are kept, when they may be resumed
 trainer        one training, inside a search or outside
+memory         batches that do not fit; `stall` ends trainings that make no progress
 batches        which rows go together, and what a model is given of them
 tokens         token ids of a split, kept on disk
 columns        which column is the text and which the label
@@ -39,7 +43,7 @@ scores         the metrics as an `evaluate` module; `metrics` has the arithmetic
 bootstrap      how sure a difference is; `slices` has parts of the test rows
 evidence       what was found out about a study, as records kept with it
 storage        Optuna's storage for processes that run trials; `reading` reads studies sooner
-owner          who runs a trial, and whether it still does
+owner          who runs a trial, and whether it still does; `postgres` has what a database server takes
 folders        folders and files that appear whole
 template       a shipped configuration with other values; `streams` has the standard ones
 config, space  what is searched

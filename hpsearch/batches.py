@@ -68,9 +68,18 @@ class Batches:
     The rows are in memory or mapped, and a batch is made in a fraction of a millisecond, so there is no `DataLoader`.
     """
 
-    def __init__(self, texts: Tokens, labels: torch.Tensor, sampler: LengthGroupedSampler, collator: Collator) -> None:
-        """Take the rows, the order of rows, and how batches are made."""
+    def __init__(
+        self,
+        texts: Tokens,
+        labels: torch.Tensor,
+        sampler: LengthGroupedSampler,
+        collator: Collator,
+        *,
+        n_parts: int = 1,
+    ) -> None:
+        """Take the rows, the order of rows, how batches are made, and into how many parts each of them goes."""
         self.dataset = texts
+        self._n_parts = n_parts
         self._labels = labels
         self._sampler = sampler
         self._collator = collator
@@ -80,10 +89,17 @@ class Batches:
         return -(-len(self.dataset) // self._sampler.batch_size)
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
-        """Yield the inputs of every batch of a pass."""
+        """Yield the inputs of every batch of a pass; where it goes in parts, a list of theirs under the key `parts`."""
         rows, size = list(self._sampler), self._sampler.batch_size
         for batch in (rows[start : start + size] for start in range(0, len(rows), size)):
-            yield {**self._collator([self.dataset[row] for row in batch]), "labels": self._labels[batch]}
+            if self._n_parts == 1:
+                yield self._inputs(batch)
+            else:
+                parts = np.array_split(batch, min(self._n_parts, len(batch)))
+                yield {"parts": [self._inputs(part.tolist()) for part in parts]}
+
+    def _inputs(self, rows: list[int]) -> dict[str, Any]:
+        return {**self._collator([self.dataset[row] for row in rows]), "labels": self._labels[rows]}
 
 
 class Collator:

@@ -7,6 +7,7 @@ from the base model. An export is a plain folder always.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 import shutil
@@ -19,6 +20,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from transformers import AutoModelForSequenceClassification
 
+from hpsearch.artifacts import place_of
 from hpsearch.config import DROPOUTS
 from hpsearch.errors import StudyError, UsageError
 from hpsearch.evidence import confirmation_of
@@ -27,7 +29,7 @@ from hpsearch.model import open_model
 from hpsearch.vocabulary import Vocabulary, restore
 
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Iterator, Sequence
     from pathlib import Path
 
     import optuna
@@ -43,7 +45,13 @@ if TYPE_CHECKING:
 WEIGHTS = "model.safetensors"
 ROWS = "vocabulary.safetensors"
 """The token ids whose rows `WEIGHTS` has, in a checkpoint with a part of the vocabulary."""
+
+
 _ADVICE = "restore the file, or train the trial again by running a new study with the same settings"
+
+
+class NotWrittenError(StudyError):
+    """A model that the disk did not take; nothing of it is left."""
 
 
 def write_checkpoint(
@@ -63,7 +71,43 @@ def write_checkpoint(
         outcome: What the training came to, with the weights.
         model: The trained model, with the full model's config; its own weights are not used.
         tokenizer: The model's tokenizer.
+
+    Raises:
+        NotWrittenError: If the disk does not take it; nothing of it is left then.
     """
+    with writing(paths.checkpoint(number), "a checkpoint"):
+        _write_checkpoint(study, paths, number, outcome, model, tokenizer)
+
+
+@contextlib.contextmanager
+def writing(folder: Path, what: str) -> Iterator[None]:
+    """Turn what a disk does not take into an error of ours.
+
+    Args:
+        folder: What is written.
+        what: The same in words, such as `a checkpoint`.
+
+    Raises:
+        NotWrittenError: With the system's own words.
+    """
+    try:
+        yield
+    except Exception as error:
+        # The writers in Rust, of weights and of tokenizers, have errors of their own for what the system says.
+        if not isinstance(error, OSError | SafetensorError) and "(os error " not in str(error):
+            raise
+        problem = getattr(error, "strerror", None) or " ".join(str(error).split())
+        raise NotWrittenError(f"{folder}: expected to write {what}, got: {problem}") from error
+
+
+def _write_checkpoint(
+    study: optuna.Study,
+    paths: StudyPaths,
+    number: int,
+    outcome: Outcome,
+    model: PreTrainedModel,
+    tokenizer: PreTrainedTokenizerBase,
+) -> None:
     folder = paths.checkpoint(number)
     if _is_of(study, folder):
         _delete(folder)  # of the same trial of this study, whose end was never recorded
@@ -173,21 +217,48 @@ def discard_checkpoints(study: optuna.Study, paths: StudyPaths, n_kept: int) -> 
     Returns:
         Numbers of the trials whose checkpoints were deleted.
     """
-    ranked = sorted(_complete(study), key=lambda trial: (-(trial.value or 0.0), trial.number))
-    kept = {trial.number for trial in ranked[:n_kept]}
-    if (confirmation := confirmation_of(study)) is not None:
-        kept.add(confirmation.winner.trial)
-    kept |= {trial.number for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,))}
+    finished, kept = _finished_and_kept(study, n_kept)
     deleted = []
     for folder in sorted(paths.folder.glob("trial-*")):
-        number = _number(folder)
-        if number is not None and number not in kept and _is_of(study, folder):
+        number = _number(folder.name)
+        if number in finished - kept and _is_of(study, folder):
             _delete(folder)
             deleted.append(number)
     for folder in paths.folder.glob(".trial-*.partial-*"):
-        if _number(folder) not in kept:
+        if _number(folder.name.removeprefix(".").partition(".")[0]) in finished:
             shutil.rmtree(folder)
     return deleted
+
+
+def share_checkpoints(study: optuna.Study, paths: StudyPaths, n_kept: int) -> None:
+    """Put the checkpoints that are kept and lie here where the study's are put for other machines, and tidy that place.
+
+    Raises:
+        HpsearchError: If it cannot be reached.
+    """
+    if (place := place_of(study)) is None:
+        return
+    finished, kept = _finished_and_kept(study, n_kept)
+    there = place.numbers()
+    for number in sorted(kept):
+        if has_checkpoint(study, paths, number) and not (number in there and place.has(number)):
+            place.put(number, paths.checkpoint(number))
+    for number in there & (finished - kept):
+        place.delete(number)
+
+
+def _finished_and_kept(study: optuna.Study, n_kept: int) -> tuple[set[int], set[int]]:
+    """Return the numbers of the trials that have ended, and of those whose weights are kept.
+
+    Values do not change, so that what others have finished meanwhile makes no other trial one of the best. A trial that
+    is not known to have ended may have written its checkpoint, here or elsewhere, and be complete in a moment.
+    """
+    ranked = sorted(_complete(study), key=lambda trial: (-(trial.value or 0.0), trial.number))
+    finished = {trial.number for trial in study.get_trials(deepcopy=False) if trial.state.is_finished()}
+    kept = {trial.number for trial in ranked[:n_kept]}
+    if (confirmation := confirmation_of(study)) is not None:
+        kept.add(confirmation.winner.trial)
+    return finished, kept
 
 
 def check_folder(study: optuna.Study, paths: StudyPaths) -> None:
@@ -210,20 +281,38 @@ def has_checkpoint(study: optuna.Study, paths: StudyPaths, number: int) -> bool:
     return _is_of(study, folder) and (read_manifest(folder) or {}).get("trial") == number
 
 
-def checkpoint_of(study: optuna.Study, paths: StudyPaths, trial: FrozenTrial) -> Path:
-    """Return the folder of a trial's weights.
+def find_checkpoint(study: optuna.Study, paths: StudyPaths, number: int) -> Path | None:
+    """Return the folder of a trial's weights, fetched from where the study's are put if need be; None if nowhere.
 
     Raises:
-        StudyError: If it is not there, or is another trial's.
+        HpsearchError: If that place cannot be reached, or its checkpoint is damaged.
     """
-    folder = paths.checkpoint(trial.number)
-    if not has_checkpoint(study, paths, trial.number):
-        raise StudyError(
-            f"{folder}: expected the checkpoint of trial {trial.number}, got none; it was deleted or lies on another "
-            f"machine. Copy it there, or run `hpsearch confirm --study {paths.study}`, which trains the winner again "
-            f"where its weights are gone"
-        )
+    folder = paths.checkpoint(number)
+    if has_checkpoint(study, paths, number):
+        return folder
+    place = place_of(study)
+    if place is None or not place.has(number):
+        return None
+    place.fetch(number, folder)
     return folder
+
+
+def checkpoint_of(study: optuna.Study, paths: StudyPaths, trial: FrozenTrial) -> Path:
+    """Return the folder of a trial's weights, as `find_checkpoint` does.
+
+    Raises:
+        StudyError: If they are nowhere, or are another trial's.
+    """
+    if (found := find_checkpoint(study, paths, trial.number)) is not None:
+        return found
+    place = place_of(study)
+    or_there = f" and none in {place.url}" if place else ""
+    why = trial.user_attrs.get("checkpoint", "it was deleted or lies on another machine")
+    raise StudyError(
+        f"{paths.checkpoint(trial.number)}: expected the checkpoint of trial {trial.number}, got none{or_there}; "
+        f"{why}. Copy it there, or run `hpsearch confirm --study {paths.study}`, which trains the winner again where "
+        f"its weights are gone"
+    )
 
 
 def _load_whole(folder: Path) -> PreTrainedModel:
@@ -266,7 +355,6 @@ def _complete(study: optuna.Study) -> list[FrozenTrial]:
     return study.get_trials(deepcopy=False, states=(TrialState.COMPLETE,))
 
 
-def _number(folder: Path) -> int | None:
-    """Return the number of the trial whose checkpoint a folder is, or becomes."""
-    match = re.fullmatch(r"trial-(\d{4,})|\.trial-(\d{4,})\.partial-.*", folder.name)
-    return int(match[1] or match[2]) if match else None
+def _number(name: str) -> int | None:
+    match = re.fullmatch(r"trial-(\d{4,})", name)
+    return int(match[1]) if match else None

@@ -181,6 +181,15 @@ def cli() -> None:
 @click.option("--timeout", "timeout_s", type=_Duration(), help="Start no trial after this time, such as 90m.")
 @click.option("--study", metavar="NAME", help="The study's name.  [default: the configuration's]")
 @_worker_options
+@click.option(
+    "--ray", "ray_address", metavar="ADDRESS",
+    help="Place the workers on a Ray cluster: HOST:PORT, auto for this machine's, local to start one here.",
+)  # fmt: skip
+@click.option(
+    "--artifacts",
+    metavar="DIR_OR_URL",
+    help="Where the best checkpoints are put for other machines too: a shared folder, or an object store of fsspec.",
+)
 @_storage_option
 def run(
     config_name: str | None,
@@ -190,6 +199,8 @@ def run(
     study: str | None,
     n_workers: int | None,
     workers_per_gpu: int,
+    ray_address: str | None,
+    artifacts: str | None,
     storage_url: str,
 ) -> None:
     """Search: train trials until the study has enough finished ones.
@@ -201,7 +212,8 @@ def run(
     Example:
         hpsearch run --config quickstart --trials 20
         hpsearch run --trials 40 --timeout 90m --study long --set search.seed=7
-        hpsearch run --workers 4 --storage postgresql+psycopg://host/db
+        hpsearch run --workers 4 --storage postgresql://host/db --artifacts /shared/checkpoints
+        hpsearch run --ray auto --workers 16 --storage postgresql://host/db
     """  # fmt: skip
     from hpsearch.study import StudyPaths, opened
 
@@ -210,9 +222,10 @@ def run(
     paths = StudyPaths.of(storage_url, name)
 
     _prepare_process()
-    if n_workers != 1:
+    if n_workers != 1 and not ray_address:
         _prepare_workers()
-    from hpsearch import findings, report
+    from hpsearch import disk, findings, report
+    from hpsearch.artifacts import check_place
     from hpsearch.progress import observer_for
     from hpsearch.search import check, prepare, run_search
     from hpsearch.study import load_study
@@ -222,30 +235,52 @@ def run(
         task = prepare(config)
     storage = _with(opened(storage_url, create=True))
     check(task, storage, paths)
+    artifacts = check_place(artifacts) if artifacts else None
     _log_to(paths.log)
-    here = resources(os.environ.get("CUDA_VISIBLE_DEVICES"))
-    weights = task.model.weight_bytes(task.data.label_names)
-    placement = place(n_workers, here, per_gpu=workers_per_gpu, n_trials=config.search.trials, weights=weights)
+    set_up = functools.partial(_set_up_worker, paths.log.absolute())
+    cluster: contextlib.AbstractContextManager[None] = contextlib.nullcontext()
+    if ray_address:
+        from hpsearch.on_ray import run_on_ray
+
+        cluster = _ray_cluster(ray_address, paths.log)
     with (
+        cluster,  # before the signals, which Ray takes for itself
         _stop_signals() as stop_requested,
         observer_for(sys.stderr, study=name, metric=config.metric, tuned=list(config.space)) as observer,
     ):
+        weights = task.model.weight_bytes(task.data.label_names)
+        if warning := disk.shortage(paths, weights=weights, n_kept=config.search.keep_checkpoints):
+            observer.note(warning)
+        how: dict[str, Any] = {
+            "observer": observer, "timeout_s": timeout_s, "stop_requested": stop_requested, "artifacts": artifacts,
+        }  # fmt: skip
         try:
-            if len(placement.devices) == 1:
-                run_search(task, storage, paths, observer=observer, timeout_s=timeout_s, stop_requested=stop_requested)
+            if ray_address:
+                run_on_ray(
+                    task,
+                    storage,
+                    storage_url,
+                    paths,
+                    n_workers=n_workers,
+                    per_gpu=workers_per_gpu,
+                    set_up=set_up,
+                    **how,
+                )
             else:
-                run_workers(
-                    task, storage, storage_url, paths, placement,
-                    observer=observer, set_up=functools.partial(_set_up_worker, paths.log), timeout_s=timeout_s,
-                    stop_requested=stop_requested,
-                )  # fmt: skip
+                here = resources(os.environ.get("CUDA_VISIBLE_DEVICES"))
+                n_trials = config.search.trials
+                placement = place(n_workers, here, per_gpu=workers_per_gpu, n_trials=n_trials, weights=weights)
+                if len(placement.devices) == 1:
+                    run_search(task, storage, paths, **how)
+                else:
+                    run_workers(task, storage, storage_url, paths, placement, set_up=set_up, **how)
         except KeyboardInterrupt:
             observer.note("stopped; every finished trial is kept, and the same command goes on")
             sys.exit(_INTERRUPTED)
     result = load_study(storage, name)
     document = {**report.study_document(result), **findings.findings_document(result)}
     click.echo(report.study_text(document, _width()) + findings.findings_text(document, _width()), nl=False)
-    _say(report.next_steps(name).removesuffix("\n"))
+    _say((report.disk_text(disk.usage(paths)) + report.next_steps(name)).removesuffix("\n"))
 
 
 @cli.command("list")
@@ -804,6 +839,15 @@ def _prepare_workers() -> None:
     """Have the process from which workers are forked load the libraries, while this one does the same."""
     forkserver.set_forkserver_preload(["hpsearch.workers"])
     forkserver.ensure_running()
+
+
+@contextlib.contextmanager
+def _ray_cluster(address: str, log: Path) -> Iterator[None]:
+    """Be connected to a Ray cluster; what Ray prints about its nodes, on standard output, goes to the study's log."""
+    from hpsearch.on_ray import connected
+
+    with log.open("a", encoding="utf-8") as file, contextlib.redirect_stdout(file), connected(address):
+        yield
 
 
 def _set_up_worker(log: Path) -> None:

@@ -181,6 +181,8 @@ class SearchConfig(_Section):
     keep_checkpoints: int = Field(default=3, ge=1)
     max_failures: int = Field(default=3, ge=1)
     """The search stops when this many trials in a row have failed."""
+    stall_minutes: float | None = Field(default=60.0, gt=0)
+    """A trial without a step for so long is ended and failed; null waits for ever."""
 
 
 class Config(_Section):

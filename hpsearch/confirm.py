@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock
 
-from hpsearch.checkpoints import has_checkpoint, write_checkpoint
+from hpsearch.checkpoints import find_checkpoint, share_checkpoints, write_checkpoint
 from hpsearch.choice import candidates_of, default_params
-from hpsearch.errors import StudyError
+from hpsearch.errors import HpsearchError, StudyError
 from hpsearch.evidence import Candidate, Confirmation, keep_confirmation
 from hpsearch.runs import Runs, Training, fresh_seeds
 from hpsearch.search import products_of, task_of
@@ -85,6 +85,10 @@ def confirm(
     keep_confirmation(study, confirmation)  # first, so that a search that is running leaves the checkpoint there
     winner = next(trial for trial in trials if trial.number == confirmation.winner.trial)
     _have_checkpoint(study, paths, winner, runs, task, observer)
+    try:
+        share_checkpoints(study, paths, config.search.keep_checkpoints)
+    except HpsearchError as error:
+        observer.note(f"{error}. The next search or confirmation of this study tries it again")
     return confirmation
 
 
@@ -124,7 +128,7 @@ def _have_checkpoint(
 ) -> None:
     """Train a trial again, as the search did, where its checkpoint is gone: only those of the best few are kept."""
     with FileLock(paths.confirmation / "checkpoint.lock"):  # several processes may come here at the same time
-        if has_checkpoint(study, paths, trial.number):
+        if find_checkpoint(study, paths, trial.number) is not None:
             return
         training = _training(task, trial, task.config.search.seed)
         name = f"trial {trial.number} for its checkpoint"

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from hpsearch.card import SEARCH_FILE, model_card, search_tree
-from hpsearch.checkpoints import ROWS, WEIGHTS, checkpoint_of, is_trimmed, model_of, read_checkpoint
+from hpsearch.checkpoints import ROWS, WEIGHTS, checkpoint_of, is_trimmed, model_of, read_checkpoint, writing
 from hpsearch.choice import choose
 from hpsearch.errors import HpsearchError, StudyError, UsageError
 from hpsearch.folders import MANIFEST, appearing, check_free, read_manifest, write_manifest
@@ -67,7 +67,7 @@ def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwri
         overwrite: Whether a model folder of that name, written by hpsearch, is replaced.
 
     Raises:
-        StudyError: If no trial is complete, or the checkpoint is gone or damaged.
+        StudyError: If no trial is complete, the checkpoint is gone or damaged, or the disk does not take the model.
         UsageError: If the output's name is taken, or the data or the model have changed.
         HpsearchError: If the reloaded model does not score the stored value; nothing is written then.
     """
@@ -105,7 +105,7 @@ def export_best(study: optuna.Study, paths: StudyPaths, output: Path, *, overwri
         "data_fingerprint": data.fingerprint(),
         "versions": {name: version(name) for name in ("hpsearch", "transformers", "torch", "optuna", "datasets")},
     }
-    with appearing(output, overwrite=overwrite) as aside:
+    with writing(output, "a model"), appearing(output, overwrite=overwrite) as aside:
         others = {MANIFEST} if model is None else {MANIFEST, WEIGHTS, ROWS}
         for path in sorted(checkpoint.iterdir()):
             if path.name not in others:

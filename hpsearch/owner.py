@@ -19,8 +19,6 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from optuna.exceptions import OptunaError
-
 if TYPE_CHECKING:
     from collections.abc import Callable
 
@@ -29,13 +27,22 @@ if TYPE_CHECKING:
 OWNER, BEAT = "hpsearch:owner", "hpsearch:beat"
 """System attributes of a trial: its owner, and a count of the owner's signs of life."""
 
-BEAT_S = 20.0
-GIVE_UP_S = 200.0
-"""A worker that could give no sign of life for so long ends its trial itself, before others take it over."""
-GRACE_S = 300.0
-"""A worker on another machine whose sign of life is older is taken for dead."""
-
 _log = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True, slots=True)
+class Rhythm:
+    """How a worker on another machine is known to live, in seconds; all workers of a study keep the same one."""
+
+    beat_s: float = 20.0
+    """Between two signs of life."""
+    give_up_s: float = 200.0
+    """A worker that could give none for so long ends its trial itself, before others take it over."""
+    grace_s: float = 300.0
+    """A worker whose last one has stood for so long is taken for dead."""
+
+
+RHYTHM = Rhythm()
 
 
 @dataclass(frozen=True, slots=True)
@@ -90,9 +97,10 @@ def _process(pid: int) -> tuple[str, int]:
 class Watch:
     """Tells which running trials have lost their owners."""
 
-    def __init__(self, me: Owner, *, clock: Callable[[], float] = time.monotonic) -> None:
-        """Take who looks, and seconds that only grow."""
+    def __init__(self, me: Owner, *, rhythm: Rhythm = RHYTHM, clock: Callable[[], float] = time.monotonic) -> None:
+        """Take who looks, what may be expected of others, and seconds that only grow."""
         self._me = me
+        self._rhythm = rhythm
         self._clock = clock
         self._seen: dict[int, tuple[int, float]] = {}
 
@@ -106,24 +114,28 @@ class Watch:
         beat, now = trial.system_attrs.get(BEAT, 0), self._clock()
         if self._seen.get(trial._trial_id, (None, now))[0] != beat:
             self._seen[trial._trial_id] = (beat, now)
-        return now - self._seen[trial._trial_id][1] > GRACE_S
+        return now - self._seen[trial._trial_id][1] > self._rhythm.grace_s
 
 
 class Heart:
     """Gives signs of life for the trial that this process runs, from a thread of its own."""
 
     def __init__(
-        self, write: Callable[[int, int], None], *, beat_s: float = BEAT_S, clock: Callable[[], float] = time.monotonic
+        self,
+        write: Callable[[int, int], None],
+        *,
+        rhythm: Rhythm = RHYTHM,
+        clock: Callable[[], float] = time.monotonic,
     ) -> None:
         """Rest.
 
         Args:
             write: Stores a count with a trial, by the trial's id.
-            beat_s: Seconds between signs of life.
+            rhythm: When to beat, and when to give up.
             clock: Seconds that only grow.
         """
         self._write = write
-        self._beat_s = beat_s
+        self._rhythm = rhythm
         self._clock = clock
         self._resting: threading.Event | None = None
         self._last = clock()
@@ -145,13 +157,13 @@ class Heart:
 
     def is_lost(self) -> bool:
         """Say whether the last trial is no longer this process's: ended by another, or not heard of for too long."""
-        if self._resting is not None and self._clock() - self._last > GIVE_UP_S:
+        if self._resting is not None and self._clock() - self._last > self._rhythm.give_up_s:
             self._is_lost = True
         return self._is_lost
 
     def _beat(self, trial_id: int, resting: threading.Event) -> None:
         count = 0
-        while not resting.wait(self._beat_s):
+        while not resting.wait(self._rhythm.beat_s):
             count += 1
             try:
                 self._write(trial_id, count)
@@ -162,5 +174,6 @@ class Heart:
                 _log.warning("trial %d was ended by another process: %s", trial_id, error)
                 self._is_lost = True
                 return
-            except OptunaError as error:  # such as a database that is locked or restarts: the next beat may get through
-                _log.warning("no sign of life for trial %d: %s", trial_id, error)
+            except Exception as error:  # noqa: BLE001  a database that is locked or restarts: the next may get through
+                problem = " ".join(str(error.__cause__ or error).split())
+                _log.warning("no sign of life for trial %d: %s", trial_id, problem)

@@ -22,10 +22,11 @@ from rich.cells import cell_len
 from rich.console import Console
 from rich.text import Text
 
+from hpsearch.disk import megabytes
 from hpsearch.study import best_trial, standing
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable, Sequence
+    from collections.abc import Iterable, Iterator, Sequence
     from pathlib import Path
 
     import optuna
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
 
     from hpsearch.baseline import BaselineResult
     from hpsearch.columns import Guess
+    from hpsearch.disk import Usage
     from hpsearch.doctor import Diagnosis
     from hpsearch.evidence import Candidate, Comparison, Confirmation, Interval, Side
     from hpsearch.export import Export
@@ -216,6 +218,8 @@ def _study_entry(study: optuna.Study) -> Document:
 
 def _trial_entry(trial: FrozenTrial) -> Document:
     duration = trial.duration
+    if duration is not None and duration.total_seconds() < 0:
+        duration = None  # the machine's clock was set back
     return {
         "number": trial.number,
         "state": _STATES[trial.state],
@@ -300,8 +304,29 @@ def study_text(document: Document, width: int) -> str:
         seconds = "-" if trial["duration_s"] is None else f"{trial['duration_s']:.0f} s"
         role = "defaults: " if attrs.get("role") == "defaults" else ""
         what = attrs["failure"] if trial["state"] == "failed" and "failure" in attrs else _params(trial["params"])
+        what += "".join(f"  ({remark})" for remark in _remarks(attrs))
         table.add_row(trial["number"], trial["state"], trial["value"], at, seconds, role + what)
     return "\n".join([*lines, "", table.text(width)])
+
+
+def _remarks(attrs: dict[str, Any]) -> Iterator[str]:
+    """Return what a reader should know of a trial besides its value."""
+    effective = attrs.get("effective") or {}
+    rows, batch = effective.get("micro_batch_size"), effective.get("per_device_train_batch_size")
+    if rows is not None and rows != batch:
+        yield f"{rows} rows at once, for memory"
+    if "predicts_only" in attrs:
+        yield f"predicts {attrs['predicts_only']!r} only"
+    if "checkpoint" in attrs:
+        yield "weights not kept"
+
+
+def disk_text(taken: Usage) -> str:
+    """Return what a study takes of the disk, in one line."""
+    return (
+        f"disk  {megabytes(taken.checkpoints)} in {taken.n_checkpoints} checkpoints, {megabytes(taken.others)} beside "
+        f"them, {megabytes(taken.database)} in the database of all studies\n"
+    )
 
 
 def study_csv(document: Document) -> str:

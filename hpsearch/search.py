@@ -11,20 +11,31 @@ import gc
 import math
 import time
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 import optuna
-from optuna.exceptions import UpdateFinishedTrialError
+from filelock import FileLock
 from optuna.trial import TrialState
 
-from hpsearch.checkpoints import check_folder, discard_checkpoints, model_of, worth_keeping, write_checkpoint
+from hpsearch.artifacts import place_of, remember
+from hpsearch.checkpoints import (
+    NotWrittenError,
+    check_folder,
+    discard_checkpoints,
+    model_of,
+    share_checkpoints,
+    worth_keeping,
+    write_checkpoint,
+)
 from hpsearch.data import load_search_data
 from hpsearch.errors import ConfigError, DataError, HpsearchError, HubError, Interrupted, StudyError, UsageError
+from hpsearch.memory import learnt_by
 from hpsearch.model import open_model
 from hpsearch.owner import Owner
 from hpsearch.precision import fastest_products
-from hpsearch.storage import NothingToStart, SearchStorage
-from hpsearch.study import check_resumable, create_or_resume, mend, standing, study_lock
+from hpsearch.stall import Watchdog, end_process
+from hpsearch.storage import NothingToStart, SearchStorage, plain_errors, stays_broken
+from hpsearch.study import check_resumable, create_or_resume, is_in_order, mend, standing, study_lock
 from hpsearch.trainer import SearchTrainer, Task
 
 if TYPE_CHECKING:
@@ -35,13 +46,31 @@ if TYPE_CHECKING:
     from optuna.samplers import BaseSampler
     from optuna.storages import BaseStorage
     from optuna.trial import FrozenTrial
+    from transformers import PreTrainedModel
 
     from hpsearch.config import Config, SearchConfig
     from hpsearch.data import SearchData
+    from hpsearch.memory import RowsAtOnce
     from hpsearch.model import ModelSource
     from hpsearch.observer import Observer
     from hpsearch.study import StudyPaths
     from hpsearch.trainer import Outcome
+
+
+class Trainer(Protocol):
+    """What runs the trials of a search: `SearchTrainer`, or in measurements of the search itself something shorter."""
+
+    task: Task
+    keep_outcome: Callable[[optuna.Trial, Outcome], None]
+    made_progress: Callable[[], None]
+    rows_at_once: RowsAtOnce
+
+    def search_one(self, study: optuna.Study, sampler: BaseSampler, pruner: BasePruner) -> None:
+        """Run one more trial."""
+
+    def trained_model(self) -> PreTrainedModel:
+        """Return the model of the trial that has just ended."""
+
 
 _WAIT_S = 1.0  # between two looks at a study whose last trials run elsewhere
 
@@ -54,6 +83,8 @@ def run_search(
     observer: Observer,
     timeout_s: float | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
+    artifacts: str | None = None,
+    make_trainer: Callable[..., Trainer] = SearchTrainer,
 ) -> optuna.Study:
     """Run trials until the study has `search.trials` finished ones; other processes may do so at the same time.
 
@@ -64,31 +95,47 @@ def run_search(
         observer: Is told what happens.
         timeout_s: No trial starts after this many seconds.
         stop_requested: Asked after every optimizer step; True ends the search within seconds.
+        artifacts: Where checkpoints are put besides the study's folder, from now on; None for where they were before.
+        make_trainer: Makes what runs the trials, from what `SearchTrainer` takes.
 
     Raises:
         Interrupted: If a stop was requested; the running trial's parameters are tried first by the next run.
-        StudyError: If `max_failures` trials in a row have failed.
+        StudyError: If `max_failures` trials in a row have failed, or the database cannot be read or written.
         UsageError: If the study was started with other data, another model or other settings, or is being run by
             other versions.
     """
     deadline = time.monotonic() + timeout_s if timeout_s is not None else math.inf
     check(task, storage, paths)
-    study, own = open_search(task, storage, paths, observer)
-    if standing(study, task.config.search.trials).n_finished < task.config.search.trials:
-        trainer = SearchTrainer(
-            task,
-            folder=paths.folder,
-            observer=observer,
-            products=str(study.user_attrs["products"]),
-            stop_requested=lambda: stop_requested() or own.heart.is_lost(),
-            token_cache=paths.tokens,
-        )
-        _Search(trainer, study, own, paths, observer, deadline, stop_requested).run()
+    with plain_errors(paths.study):
+        study, own = open_search(task, storage, paths, observer, artifacts=artifacts)
+        if standing(study, task.config.search.trials).n_finished < task.config.search.trials:
+            trainer = make_trainer(
+                task,
+                folder=paths.folder,
+                observer=observer,
+                # Chosen where trials are run, which is not everywhere where a search is started.
+                products=own.exclusively(paths.study, lambda: products_of(study, task)),
+                stop_requested=lambda: stop_requested() or own.heart.is_lost(),
+                token_cache=paths.tokens,
+            )
+            trainer.rows_at_once = learnt_by(study.get_trials(deepcopy=False), own.me.host)
+            watchdog = _watchdog(task.config.search.stall_minutes, own, observer)
+            trainer.made_progress = watchdog.step
+            _Search(trainer, study, own, paths, observer, deadline, stop_requested, watchdog).run()
     return study
 
 
+def _watchdog(minutes: float | None, own: SearchStorage, observer: Observer) -> Watchdog:
+    def give_up(reason: str) -> None:
+        observer.note(f"{reason}, and the trial cannot be ended from within: its process ends; run again to go on")
+        own.abandon(reason)
+        end_process()
+
+    return Watchdog(None if minutes is None else 60 * minutes, give_up=give_up)
+
+
 def open_search(
-    task: Task, storage: BaseStorage, paths: StudyPaths, observer: Observer
+    task: Task, storage: BaseStorage, paths: StudyPaths, observer: Observer, *, artifacts: str | None = None
 ) -> tuple[optuna.Study, SearchStorage]:
     """Make or resume the study, put it in order, and see to it that its workers agree.
 
@@ -98,14 +145,19 @@ def open_search(
     """
     paths.folder.mkdir(parents=True, exist_ok=True)
     own = SearchStorage.over(storage, lock=paths.run_lock)
-    with own.exclusive(paths.study):
+
+    def join() -> optuna.Study:
         study = create_or_resume(own, paths.study, task.config, _lock_of(task))
         check_folder(study, paths)
         if "labels" not in study.user_attrs:  # for readers that do not have the data at hand
             study.set_user_attr("labels", list(task.data.label_names))
         _check_versions(study, own)
-        _tidy(study, own, paths, task.config, observer)
-        products_of(study, task)
+        if artifacts is not None:
+            remember(study, artifacts)
+        return study
+
+    study = own.exclusively(paths.study, join)
+    _tidy(study, own, paths, task.config, observer)
     n_trials = task.config.search.trials
 
     def may_start(trials: list[FrozenTrial]) -> bool:
@@ -132,9 +184,11 @@ def _check_versions(study: optuna.Study, own: SearchStorage) -> None:
 
 def _tidy(study: optuna.Study, own: SearchStorage, paths: StudyPaths, config: Config, observer: Observer) -> None:
     """Put in order what dead workers left, and delete checkpoints that are not among the best."""
-    for number in mend(study, config, own.watch.is_gone):
-        observer.note(f"trial {number} was cut short when its process died; its parameters are tried again")
-    discard_checkpoints(study, paths, config.search.keep_checkpoints)
+    if not is_in_order(study, own.watch.is_gone):
+        for number in own.exclusively(study.study_name, lambda: mend(study, config, own.watch.is_gone)):
+            observer.note(f"trial {number} was cut short when its process died; its parameters are tried again")
+    with FileLock(paths.run_lock):  # others on this machine tidy the same folder
+        discard_checkpoints(study, paths, config.search.keep_checkpoints)
 
 
 def check(task: Task, storage: BaseStorage, paths: StudyPaths) -> None:
@@ -142,8 +196,10 @@ def check(task: Task, storage: BaseStorage, paths: StudyPaths) -> None:
 
     Raises:
         UsageError: With every difference.
+        StudyError: If the database cannot be read.
     """
-    check_resumable(storage, paths.study, _lock_of(task))
+    with plain_errors(paths.study):
+        check_resumable(storage, paths.study, _lock_of(task))
 
 
 def products_of(study: optuna.Study, task: Task) -> str:
@@ -239,7 +295,7 @@ def task_of(study: optuna.Study, config: Config) -> Task:
 class _Search:
     """One worker's part of a search."""
 
-    trainer: SearchTrainer
+    trainer: Trainer
     study: optuna.Study
     own: SearchStorage
     paths: StudyPaths
@@ -247,6 +303,7 @@ class _Search:
     deadline: float
     """No trial starts after it, on the monotonic clock."""
     stop_requested: Callable[[], bool]
+    watchdog: Watchdog
 
     def run(self) -> None:
         """Run trials until there are enough, time is up or too many have failed in a row."""
@@ -259,6 +316,7 @@ class _Search:
         gc.freeze()
         failures_in_a_row = 0
         self.observer.study_changed(standing(self.study, search.trials))
+        self._share()
         while (now := standing(self.study, search.trials)).n_finished < search.trials:
             if self.stop_requested():
                 raise Interrupted
@@ -268,18 +326,24 @@ class _Search:
                 )
                 break
             try:
-                self.trainer.search_one(self.study, sampler, pruner)
+                with self.watchdog.watching():
+                    self.trainer.search_one(self.study, sampler, pruner)
                 failures_in_a_row = 0
+                self._share()
             except NothingToStart:
                 # The running trials may be all that is needed. One that fails is made up for.
                 time.sleep(_WAIT_S)
-            except KeyboardInterrupt:
-                if not self.own.heart.is_lost():
-                    raise  # a stop that was asked for, or a second one that did not wait
-                self.observer.note("a trial was given up: the database was out of reach for too long")
-            except UpdateFinishedTrialError:
-                self.observer.note("a trial was given up: another worker had taken this one for dead")
-            except Exception as error:
+            except (Exception, KeyboardInterrupt) as error:
+                if stays_broken(error):
+                    raise
+                if self.own.has_lost_trial() and not self.stop_requested():
+                    self.observer.note(
+                        "a trial was given up: the database was out of reach for too long, or another worker took the "
+                        "trial over"
+                    )
+                    continue
+                if isinstance(error, KeyboardInterrupt):  # asked for, or a second one that did not wait
+                    raise
                 # One bad trial costs one trial. Its reason is stored with it and shown.
                 failures_in_a_row += 1
                 if failures_in_a_row >= search.max_failures:
@@ -289,16 +353,36 @@ class _Search:
                     ) from error
             finally:
                 # Whatever happened: if the storage failed, the trial may still be open.
-                with self.own.exclusive(self.study.study_name):
-                    _tidy(self.study, self.own, self.paths, self.trainer.task.config, self.observer)
+                _tidy(self.study, self.own, self.paths, self.trainer.task.config, self.observer)
                 self.observer.study_changed(standing(self.study, search.trials))
 
     def _keep(self, trial: optuna.Trial, outcome: Outcome) -> None:
-        # Before the trial is told complete: a complete trial always has its checkpoint.
+        # Before the trial is told complete: a complete trial has its checkpoint, unless the disk did not take it.
+        self.own.check_it_is_there()
         task = self.trainer.task
-        if worth_keeping(self.study, outcome.value, task.config.search.keep_checkpoints):
+        if not worth_keeping(self.study, outcome.value, task.config.search.keep_checkpoints):
+            return
+        try:
             model = self.trainer.trained_model()
             write_checkpoint(self.study, self.paths, trial.number, outcome, model, task.model.tokenizer)
+        except NotWrittenError as error:
+            trial.set_user_attr("checkpoint", f"not kept: {error}")
+            self.observer.note(f"the weights of trial {trial.number} are not kept: {error}")
+            return
+        if (place := place_of(self.study)) is not None:
+            self._reaching(lambda: place.put(trial.number, self.paths.checkpoint(trial.number)))
+
+    def _share(self) -> None:
+        self._reaching(
+            lambda: share_checkpoints(self.study, self.paths, self.trainer.task.config.search.keep_checkpoints)
+        )
+
+    def _reaching(self, work: Callable[[], None]) -> None:
+        """Do something where checkpoints are put; a place that is out of reach costs no trial."""
+        try:
+            work()
+        except HpsearchError as error:
+            self.observer.note(f"{error}. It is tried again after the next trial")
 
 
 # --- Samplers and pruners ---------------------------------------------------------------------------------------------
@@ -352,7 +436,8 @@ class SeededByTrial(optuna.samplers.BaseSampler):
 
 
 SAMPLERS: dict[str, Callable[[int], BaseSampler]] = {
-    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=8),
+    # The constant liar keeps a draw clear of what other workers run: benchmarks/README.md has what it is worth to them.
+    "tpe": lambda seed: optuna.samplers.TPESampler(seed=seed, n_startup_trials=8, constant_liar=True),
     "random": lambda seed: optuna.samplers.RandomSampler(seed=seed),
     "gp": lambda seed: optuna.samplers.GPSampler(seed=seed),
 }

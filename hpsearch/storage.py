@@ -4,11 +4,14 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import hashlib
+import json
+import logging
 import os
+import sqlite3
+import time
 from functools import wraps
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, cast
+from typing import TYPE_CHECKING, Any, TypeVar, cast
 
 import tenacity
 from filelock import FileLock
@@ -16,22 +19,36 @@ from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.storages import BaseStorage, _CachedStorage
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.owner import BEAT, GIVE_UP_S, Heart, Owner, Watch
+from hpsearch.errors import StudyError
+from hpsearch.owner import BEAT, RHYTHM, Heart, Owner, Watch
 
 if TYPE_CHECKING:
-    import sqlite3
-    from collections.abc import Callable, Container, Iterator, Sequence
+    from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 
     from optuna.storages import RDBStorage
-    from sqlalchemy import Engine
+    from optuna.trial import Trial
 
+    from hpsearch.owner import Rhythm
+    from hpsearch.postgres import Turns
+
+_log = logging.getLogger(__name__)
 _FINISHED = tuple(state for state in TrialState if state.is_finished())
 
 
+# The same in SQLite and PostgreSQL. Optuna selects the trial and the row first, in a transaction for each of them.
 _INSERT_VALUE = """
-    INSERT OR IGNORE INTO trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type)
-    SELECT trial_id, ?, ?, ? FROM trials WHERE trial_id = ? AND state = 'RUNNING'
+    INSERT INTO trial_intermediate_values (trial_id, step, intermediate_value, intermediate_value_type)
+    SELECT trial_id, :step, :value, :kind FROM trials WHERE trial_id = :trial_id AND state = 'RUNNING'
+    ON CONFLICT (trial_id, step) DO NOTHING
 """
+_PUT_ATTRIBUTE = """
+    INSERT INTO trial_user_attributes (trial_id, key, value_json)
+    SELECT trial_id, :key, :value FROM trials WHERE trial_id = :trial_id AND state = 'RUNNING'
+    ON CONFLICT (trial_id, key) DO UPDATE SET value_json = excluded.value_json
+"""
+
+
+Result = TypeVar("Result")
 
 
 class NothingToStart(Exception):  # noqa: N818  no error: others run what is left
@@ -54,58 +71,129 @@ class SearchStorage(_CachedStorage):
     """
 
     @classmethod
-    def over(cls, storage: BaseStorage, *, lock: Path) -> SearchStorage:
+    def over(cls, storage: BaseStorage, *, lock: Path, rhythm: Rhythm = RHYTHM) -> SearchStorage:
         """Return a storage for a process that runs trials, over the database of another one.
 
         Args:
             storage: From `open_storage`.
             lock: File by which workers take turns to start trials, where the database itself has no means for that.
+            rhythm: By which workers on different machines know that the others live.
         """
         if isinstance(storage, cls):
             return storage
         if not isinstance(storage, _CachedStorage):
             raise TypeError(f"expected a storage over a database, got {storage!r}")
-        return cls(storage._backend, lock=lock)
+        return cls(storage._backend, lock=lock, rhythm=rhythm)
 
-    def __init__(self, backend: RDBStorage, *, lock: Path) -> None:
+    def __init__(self, backend: RDBStorage, *, lock: Path, rhythm: Rhythm = RHYTHM) -> None:
         """Take Optuna's storage."""
-        super().__init__(cast("RDBStorage", _Patient(backend)))
+        self._turns: Turns | None = None
+        if backend.engine.dialect.name == "postgresql":
+            from hpsearch import postgres
+
+            self._turns = postgres.Turns(backend)
+        self._patience = _Patience(rhythm.give_up_s)
+        patient = _Patient(backend, self._patience, self._turns)
+        super().__init__(cast("RDBStorage", patient))
         self.may_start: Callable[[list[FrozenTrial]], bool] = lambda _: True
         """Given all trials, says whether one more may start."""
         self.me = Owner.me()
-        self.watch = Watch(self.me)
+        self.watch = Watch(self.me, rhythm=rhythm)
         # Past the patience of the rest: when the next sign of life is due, the database may answer again.
-        self.heart = Heart(lambda trial_id, count: backend.set_trial_system_attr(trial_id, BEAT, count))
-        self._engine = backend.engine
+        self.heart = Heart(lambda trial_id, count: backend.set_trial_system_attr(trial_id, BEAT, count), rhythm=rhythm)
+        self._runs: int | None = None  # id of the trial that this process runs
         self._lock_file = lock
         self._current: set[int] = set()  # studies that have not been written to since they were read
         self._finished: dict[int, dict[tuple[TrialState, ...], list[FrozenTrial]]] = {}
         self._log: Path | None = None
+        self._database = backend
+        self._file: Path | None = None
         if backend.engine.dialect.name == "sqlite":
             from sqlalchemy import event
 
-            self._log = Path(f"{backend.engine.url.database}-wal")
+            self._file = Path(f"{backend.engine.url.database}")
+            self._file_id = self._file.stat().st_ino
+            self._log = Path(f"{self._file}-wal")
             event.listen(backend.engine, "connect", _wait_for_no_disk)
             backend.engine.dispose()  # of connections that were made before
 
-    @contextlib.contextmanager
-    def exclusive(self, study_name: str) -> Iterator[None]:
-        """Be the only worker that starts, mends or discards trials of a study; read anew what others have done.
+    def exclusively(self, study_name: str, work: Callable[[], Result]) -> Result:
+        """Do something while no other worker starts, mends or discards trials of a study; read anew what others did.
 
-        Held for milliseconds, and let go by the system or the server if this process dies.
+        In PostgreSQL it is done whole or not at all, and where the connection breaks it is done again. Whether it was
+        done nevertheless, and only the answer was lost, `work` must see for itself.
         """
-        with contextlib.ExitStack() as held:
-            if self._engine.dialect.name == "postgresql":
-                held.enter_context(_advisory_lock(self._engine, study_name))
-            else:
-                held.enter_context(FileLock(self._lock_file))
-            self.forget()
-            yield
+        for attempt in self._patience.attempts():
+            with attempt:
+                with self._turn(study_name):
+                    result = work()
+                self._patience.is_answered()
+                return result
+        raise AssertionError("tenacity raises what it gives up on")
+
+    @contextlib.contextmanager
+    def _turn(self, study_name: str) -> Iterator[None]:
+        """Be the only one; for milliseconds, and let go by the system or the server if this process dies."""
+        self.check_it_is_there()
+        if self._turns is None:
+            with FileLock(self._lock_file):
+                self.forget()
+                yield
+            return
+        try:
+            with self._turns.take(study_name):
+                self.forget()
+                yield
+        except NothingToStart:
+            raise
+        except BaseException:
+            self._forget_all()  # what was read may have been undone
+            raise
+
+    def check_it_is_there(self) -> None:
+        """Refuse to go on with an SQLite file that has no name any more: what is written to it nobody will find.
+
+        Raises:
+            StudyError: If the file was moved, deleted or replaced.
+        """
+        if self._file is None:
+            return
+        try:
+            found = "another file" if self._file.stat().st_ino != self._file_id else ""
+        except OSError as error:
+            found = error.strerror or str(error)
+        if found:
+            raise StudyError(
+                f"{self._file}: expected the database that this search writes to, got: {found}; it was moved or "
+                f"deleted. Put it back with its folder and run again"
+            )
+
+    def abandon(self, reason: str) -> None:
+        """Close the trial that this process runs as failed, from another thread than the one that hangs in it."""
+        if self._runs is None:
+            return
+        try:
+            self._database.set_trial_user_attr(self._runs, "failure", reason)
+            self._database.set_trial_state_values(self._runs, TrialState.FAIL)
+        except Exception:  # noqa: BLE001  the process ends all the same, and the next one closes the trial
+            _log.exception("trial %d could not be closed", self._runs)
 
     def forget(self) -> None:
         """Read trials anew when they are asked for next."""
         self._current.clear()
         self._finished.clear()
+
+    def _forget_all(self) -> None:
+        self.forget()
+        with self._lock:
+            self._studies.clear()
+            self._trial_id_to_study_id_and_number.clear()
+            self._study_id_and_number_to_trial_id.clear()
+
+    def has_lost_trial(self) -> bool:
+        """Say, once, whether the last trial of this process was ended by another one, or could not be heard of."""
+        trial_id, self._runs = self._runs, None
+        return trial_id is not None and (self.heart.is_lost() or self._backend.get_trial(trial_id).state.is_finished())
 
     def get_all_trials(
         self,
@@ -141,12 +229,21 @@ class SearchStorage(_CachedStorage):
         if template_trial is not None:
             self.forget()
             return super().create_new_trial(study_id, template_trial)
-        with self.exclusive(self.get_study_name_from_id(study_id)):
+        self._runs = None
+        before: set[int] | None = None
+
+        def start() -> int:
+            nonlocal before
+            mine = self._my_running(study_id)
+            if before is not None and mine - before:
+                return (mine - before).pop()  # the answer to the attempt before was lost, but not its work
+            before = mine
             self._check_may_start(study_id)
             started = create_trial(state=TrialState.RUNNING, system_attrs=self.me.attributes())
-            trial_id = super().create_new_trial(study_id, started)
-        self._current.clear()
-        self.heart.beat_for(trial_id)
+            return super(SearchStorage, self).create_new_trial(study_id, started)
+
+        trial_id = self.exclusively(self.get_study_name_from_id(study_id), start)
+        self._has_started(trial_id)
         return trial_id
 
     def set_trial_state_values(self, trial_id: int, state: TrialState, values: Sequence[float] | None = None) -> bool:
@@ -160,6 +257,8 @@ class SearchStorage(_CachedStorage):
         self.heart.rest()
         self.forget()
         done = super().set_trial_state_values(trial_id, state, values)
+        if trial_id == self._runs and not self.heart.is_lost():
+            self._runs = None
         if self._log and state.is_finished():
             # SQLite's locks are on other files, so that closing this one drops none.
             with contextlib.suppress(FileNotFoundError), self._log.open("rb") as log:
@@ -167,18 +266,37 @@ class SearchStorage(_CachedStorage):
         return done
 
     def _start_waiting(self, trial_id: int) -> bool:
+        self._runs = None
         study_id, _ = self._trial_id_to_study_id_and_number[trial_id]
-        with self.exclusive(self.get_study_name_from_id(study_id)):
+        has_tried = False
+
+        def start() -> bool:
+            nonlocal has_tried
+            if has_tried and trial_id in self._my_running(study_id):
+                return True
+            has_tried = True
             self._check_may_start(study_id)
             if self._backend.get_trial(trial_id).state != TrialState.WAITING:
                 return False  # another worker was sooner
             # Before the trial runs: killed in between, it still waits.
             for key, value in self.me.attributes().items():
                 self._backend.set_trial_system_attr(trial_id, key, value)
-            started = super().set_trial_state_values(trial_id, TrialState.RUNNING)
-        self._current.clear()
-        self.heart.beat_for(trial_id)
+            return super(SearchStorage, self).set_trial_state_values(trial_id, TrialState.RUNNING)
+
+        started = self.exclusively(self.get_study_name_from_id(study_id), start)
+        if started:
+            self._has_started(trial_id)
         return started
+
+    def _has_started(self, trial_id: int) -> None:
+        self._current.clear()
+        self._runs = trial_id
+        self.heart.beat_for(trial_id)
+
+    def _my_running(self, study_id: int) -> set[int]:
+        """Return the ids of the trials that this process has started and not ended, as far as the database knows."""
+        trials = self.get_all_trials(study_id, deepcopy=False)
+        return {trial._trial_id for trial in trials if trial.state == TrialState.RUNNING and Owner.of(trial) == self.me}
 
     def _check_may_start(self, study_id: int) -> None:
         if not self.may_start(self.get_all_trials(study_id, deepcopy=False)):
@@ -192,19 +310,37 @@ class SearchStorage(_CachedStorage):
     def set_trial_intermediate_value(self, trial_id: int, step: int, intermediate_value: float) -> None:
         """Store the objective value of one evaluation."""
         self._current.clear()
-        if not (self._log and self._insert_intermediate_value(trial_id, step, intermediate_value)):
-            super().set_trial_intermediate_value(trial_id, step, intermediate_value)
-
-    def _insert_intermediate_value(self, trial_id: int, step: int, value: float) -> bool:
-        """Store a running trial's first value of a step in SQLite, and say whether it was one.
-
-        Optuna selects the trial and the step first, and takes two milliseconds for each of a trial's eight values.
-        """
         from optuna.storages._rdb import models
 
-        stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(value)
-        with self._backend.engine.begin() as connection:
-            return bool(connection.exec_driver_sql(_INSERT_VALUE, (step, stored, kind.name, trial_id)).rowcount)
+        stored, kind = models.TrialIntermediateValueModel.intermediate_value_to_stored_repr(intermediate_value)
+        row = {"trial_id": trial_id, "step": step, "value": stored, "kind": kind.name}
+        # Not written where the step has a value, or where the database is locked: Optuna's way is patient.
+        if not self._write(_INSERT_VALUE, [row]):
+            super().set_trial_intermediate_value(trial_id, step, intermediate_value)
+
+    def set_trial_user_attrs(self, trial_id: int, attributes: Mapping[str, Any]) -> None:
+        """Store several things with a trial, all of them at once where the database can."""
+        self._current.clear()
+        rows = [{"trial_id": trial_id, "key": key, "value": json.dumps(value)} for key, value in attributes.items()]
+        if not self._write(_PUT_ATTRIBUTE, rows):
+            for key, value in attributes.items():
+                super().set_trial_user_attr(trial_id, key, value)
+
+    def _write(self, statement: str, rows: list[dict[str, Any]]) -> bool:
+        """Write rows in a transaction of their own, and say whether each was written."""
+        from sqlalchemy import text
+        from sqlalchemy.exc import DBAPIError
+
+        if self._database.engine.dialect.name not in ("sqlite", "postgresql") or (
+            self._turns and self._turns.is_taken()
+        ):
+            return False
+        try:
+            with self._database.engine.begin() as connection:
+                return connection.execute(text(statement), rows).rowcount == len(rows)
+        except DBAPIError as error:
+            _log.warning("a first attempt to write was refused: %s", " ".join(str(error.orig).split()))
+            return False
 
     def set_trial_user_attr(self, trial_id: int, *what: Any, **named: Any) -> None:
         """Store something with a trial."""
@@ -217,11 +353,57 @@ class SearchStorage(_CachedStorage):
         super().set_trial_system_attr(trial_id, *what, **named)
 
 
+def set_user_attrs(trial: Trial, attributes: Mapping[str, Any]) -> None:
+    """Store several things with a running trial, at once where its storage can."""
+    if isinstance(trial.storage, SearchStorage):
+        trial.storage.set_trial_user_attrs(trial._trial_id, attributes)
+        return
+    for key, value in attributes.items():
+        trial.set_user_attr(key, value)
+
+
+class _Patience:
+    """How long a worker waits for a database that is locked, restarts or cannot be reached.
+
+    Once it has run out, each call is tried once, until one is answered: it is the database that is waited for, not each
+    of the calls by which a trial is closed.
+    """
+
+    def __init__(self, seconds: float) -> None:
+        self._seconds = seconds
+        self._refused_since: float | None = None
+
+    def attempts(self) -> tenacity.Retrying:
+        return tenacity.Retrying(
+            retry=tenacity.retry_if_exception(self._is_refusal),
+            wait=tenacity.wait_random_exponential(0.2, max=5),
+            stop=self._has_run_out,
+            reraise=True,
+        )
+
+    def is_answered(self) -> None:
+        self._refused_since = None
+
+    def _is_refusal(self, error: BaseException) -> bool:
+        if _may_pass(error):
+            return True
+        self.is_answered()
+        return False
+
+    def _has_run_out(self, _: tenacity.RetryCallState) -> bool:
+        now = time.monotonic()
+        if self._refused_since is None:
+            self._refused_since = now
+        return now - self._refused_since > self._seconds
+
+
 class _Patient:
     """Optuna's database layer, waiting for a database that is locked, or restarts."""
 
-    def __init__(self, backend: RDBStorage) -> None:
+    def __init__(self, backend: RDBStorage, patience: _Patience, turns: Turns | None) -> None:
         self._backend = backend
+        self._patience = patience
+        self._turns = turns
 
     def __getattr__(self, name: str) -> Any:
         found = getattr(self._backend, name)
@@ -230,53 +412,67 @@ class _Patient:
 
         @wraps(found)
         def patient(*what: Any, **named: Any) -> Any:
-            for attempt in _attempts():
+            if self._turns and self._turns.is_taken():
+                return found(*what, **named)  # again with the rest of the turn, or not at all
+            for attempt in self._patience.attempts():
                 with attempt:
                     try:
-                        return found(*what, **named)
+                        answer = found(*what, **named)
                     except UpdateFinishedTrialError:
                         # The answer to the attempt before was lost, but not its work.
                         wanted = named.get("state")
                         if attempt.retry_state.attempt_number > 1 and wanted == self._backend.get_trial(what[0]).state:
                             return True
                         raise
+                    self._patience.is_answered()
+                    return answer
             raise AssertionError("tenacity raises what it gives up on")
 
         return patient
 
 
-def _attempts() -> tenacity.Retrying:
-    return tenacity.Retrying(
-        retry=tenacity.retry_if_exception(_may_pass),
-        wait=tenacity.wait_random_exponential(0.2, max=5),
-        stop=tenacity.stop_after_delay(GIVE_UP_S),
-        reraise=True,
-    )
-
-
 def _may_pass(error: BaseException) -> bool:
     """Tell whether a database's error is of the kind that passes: it is locked, or cannot be reached."""
-    from sqlalchemy.exc import InterfaceError, OperationalError
+    from sqlalchemy.exc import DBAPIError, InterfaceError, OperationalError, PendingRollbackError
 
     cause = error.__cause__ if isinstance(error, StorageInternalError) else error
-    return isinstance(cause, InterfaceError | OperationalError)
+    code = getattr(getattr(cause, "orig", None), "sqlite_errorcode", None)
+    if code is not None:  # what else SQLite has to say, such as of a full disk or a broken file, stays as it is
+        return code & 0xFF in (sqlite3.SQLITE_BUSY, sqlite3.SQLITE_LOCKED)
+    if isinstance(cause, InterfaceError | OperationalError | PendingRollbackError):
+        return True  # the last of what Optuna tries again by itself in a turn whose connection broke
+    return isinstance(cause, DBAPIError) and cause.connection_invalidated
+
+
+def stays_broken(error: BaseException) -> bool:
+    """Say whether an error is a database's and will not pass by itself: it is full, broken or not to be written."""
+    from sqlalchemy.exc import SQLAlchemyError
+
+    return isinstance(error, StorageInternalError | SQLAlchemyError) and not _may_pass(error)
 
 
 @contextlib.contextmanager
-def _advisory_lock(engine: Engine, name: str) -> Iterator[None]:
-    """Hold PostgreSQL's lock for a name.
+def plain_errors(study_name: str) -> Iterator[None]:
+    """Turn what goes wrong with a study's database, or the disk below it, into an error of ours.
 
-    Source:
-        PostgreSQL 15, 13.3.5 "Advisory Locks": released at the end of the transaction, also where a connection breaks.
+    Raises:
+        StudyError: With the database's or the system's own words.
     """
-    from sqlalchemy import text
+    from sqlalchemy.exc import SQLAlchemyError
 
-    key = int.from_bytes(hashlib.sha256(f"hpsearch {name}".encode()).digest()[:8], signed=True)
-    with engine.connect() as connection, connection.begin():
-        # A machine that vanishes while it holds the lock shall not stop the others for hours.
-        connection.execute(text("SET LOCAL idle_in_transaction_session_timeout = '60s'"))
-        connection.execute(text("SELECT pg_advisory_xact_lock(:key)"), {"key": key})
+    try:
         yield
+    except (StorageInternalError, SQLAlchemyError) as error:
+        cause = error.__cause__ if isinstance(error, StorageInternalError) else error
+        problem = " ".join(str(getattr(cause, "orig", None) or cause or error).split())
+    except OSError as error:
+        problem = f"{error.strerror or error}" + (f": {error.filename}" if error.filename else "")
+    else:
+        return
+    raise StudyError(
+        f"study {study_name!r}: expected to read and write it, got: {problem}; every finished trial is kept. Mend the "
+        f"cause and run the same command again"
+    )
 
 
 def _wait_for_no_disk(connection: sqlite3.Connection, _record: object) -> None:

@@ -14,6 +14,7 @@ import re
 import secrets
 import sqlite3
 import unicodedata
+import weakref
 from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
@@ -187,16 +188,16 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
 
     Args:
         url: An SQLAlchemy URL, such as `sqlite:///studies/hpsearch.db`.
-        create: Whether an SQLite file and its folder may be made.
+        create: Whether Optuna's tables may be made, and an SQLite file and its folder.
 
     Raises:
-        UsageError: If the URL cannot be read, or names a file that is not there or is no database.
+        UsageError: If the URL cannot be read, or names a database that is not there or has no tables of Optuna's.
         StudyError: If the database does not answer.
     """
     parsed = _parse_url(url)
     database = _sqlite_file(parsed)
     if database is None:
-        return _open(url, {})
+        return _open_server(url, parsed, create=create)
     if not database.exists() and not create:
         raise UsageError(
             f"storage {redact(url)}: expected an SQLite file at {database.absolute()}, got none; name another with "
@@ -213,13 +214,8 @@ def open_storage(url: str, *, create: bool) -> BaseStorage:
         database.parent.mkdir(parents=True, exist_ok=True)
         # Two processes that create the tables at once crash, so there is one creator.
         with FileLock(f"{database}.lock"):
-            if not database.exists() or not database.stat().st_size:
-                from sqlalchemy import create_engine
-
-                engine = create_engine(parsed)
-                with engine.connect() as connection:
-                    connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # a property of the file, kept from here on
-                engine.dispose()
+            with _explained(url):
+                _make_tables(parsed, is_new=not database.exists() or not database.stat().st_size)
             return _open(url, connect_args)
     except ValueError as error:  # such as `?timeout=soon`
         raise UsageError(f"storage {redact(url)}: expected a URL that SQLite takes, got: {error}") from error
@@ -246,13 +242,66 @@ def opened(url: str, *, create: bool = False) -> Iterator[BaseStorage]:
         storage._backend.engine.dispose()  # type: ignore[attr-defined]  # Optuna's class over its database layer
 
 
+def _make_tables(url: URL, *, is_new: bool) -> None:
+    """Make Optuna's tables in an SQLite file, with their indexes, all of them or none.
+
+    Killed between a table and its index, Optuna never makes that index (5.0.0, `create_all` of SQLAlchemy): without the
+    one on names a study could be made twice.
+    """
+    from optuna.storages._rdb.models import BaseModel
+    from sqlalchemy import create_engine
+
+    engine = create_engine(url)
+    try:
+        with engine.connect() as connection:
+            if is_new:
+                connection.exec_driver_sql("PRAGMA journal_mode=WAL")  # a property of the file, kept from here on
+            connection.exec_driver_sql("BEGIN IMMEDIATE")  # Python's sqlite3 begins no transaction for a table
+            BaseModel.metadata.create_all(connection)
+            for table in BaseModel.metadata.tables.values():
+                for index in table.indexes:
+                    index.create(connection, checkfirst=True)
+            connection.commit()
+    finally:
+        engine.dispose()
+
+
+def _open_server(url: str, parsed: URL, *, create: bool) -> BaseStorage:
+    from hpsearch import postgres
+
+    with _explained(url):
+        options = postgres.engine_options(parsed)
+        if parsed.get_backend_name() != "postgresql":
+            return _open(url, options)
+        if postgres.has_tables(parsed):
+            return _open(url, options)
+        if not create:
+            raise UsageError(
+                f"storage {redact(url)}: expected a database of Optuna studies, got one without its tables; start a "
+                f"study there with `hpsearch run`"
+            )
+        with postgres.making_tables(parsed):
+            return _open(url, options)
+
+
 def _open(url: str, engine_kwargs: dict[str, Any]) -> BaseStorage:
+    with _explained(url):
+        database = optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs)
+        if database.engine.dialect.name != "sqlite":
+            weakref.finalize(database, database.engine.dispose)  # a server is told that a connection ends
+        return optuna.storages.get_storage(database)
+
+
+@contextlib.contextmanager
+def _explained(url: str) -> Iterator[None]:
+    """Turn the errors of opening a storage into ours."""
     from sqlalchemy.exc import NoSuchModuleError, SQLAlchemyError
 
     try:
-        return optuna.storages.get_storage(optuna.storages.RDBStorage(url, engine_kwargs=engine_kwargs))
+        yield
     except (ImportError, NoSuchModuleError) as error:
-        raise UsageError(f"storage {redact(url)}: expected a database driver, got: {error}; install it") from error
+        extra = "; pip install 'hpsearch[postgres]'" if url.startswith("postgresql") else "; install it"
+        raise UsageError(f"storage {redact(url)}: expected a database driver, got: {error}{extra}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         problem = " ".join(str(error).split()).replace(url, redact(url))
         raise StudyError(f"storage {redact(url)}: expected a database of Optuna studies, got: {problem}") from error
@@ -414,6 +463,17 @@ def enqueue_defaults(study: optuna.Study, config: Config) -> None:
     study.enqueue_trial(values, user_attrs={"role": "defaults"})
 
 
+def is_in_order(study: optuna.Study, is_gone: Callable[[FrozenTrial], bool]) -> bool:
+    """Say whether `mend` would find nothing to do, without keeping others from their work meanwhile."""
+    trials = study.get_trials(deepcopy=False)
+    retried = {trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs}
+    return not any(
+        (trial.state == TrialState.RUNNING and is_gone(trial))
+        or (trial.state == TrialState.FAIL and trial.number not in retried)
+        for trial in trials
+    )
+
+
 def mend(study: optuna.Study, config: Config, is_gone: Callable[[FrozenTrial], bool]) -> list[int]:
     """Put a study in order whose processes may have died at any moment.
 
@@ -441,7 +501,9 @@ def mend(study: optuna.Study, config: Config, is_gone: Callable[[FrozenTrial], b
     gone = {trial.number for trial in orphans}
     for trial in trials:
         closing = trial.number in gone or trial.state == TrialState.FAIL
-        if closing and trial.user_attrs.get("failure") in (_DIED, _INTERRUPTED) and trial.number not in retried:
+        # Without a reason where the database did not take it.
+        reason = trial.user_attrs.get("failure", _INTERRUPTED)
+        if closing and reason in (_DIED, _INTERRUPTED) and trial.number not in retried:
             # Before it is closed: killed in between, the next run comes here again.
             _requeue(study, trial, trials, config)
     for trial in orphans:

@@ -11,6 +11,7 @@ owns each of them, and `tests/test_seam.py` holds them:
   index, 1 to K, at equal fractions of each training's own schedule;
 - the objective is the last evaluation's sum of all metrics: here the best evaluation's one metric, with its weights;
 - gradient accumulation multiplies BERT's loss: here the model says that it takes no loss arguments;
+- memory that does not suffice fails the trial: here it is trained again with fewer rows at once, to the same effect;
 - the model and optimizer of a pruned or failed trial stay in memory: here they are released, however a training ends.
 
 What makes it fast changes nothing that is learnt but the order of sums: batches of texts of similar length without
@@ -24,6 +25,7 @@ value anywhere.
 from __future__ import annotations
 
 import contextlib
+import logging
 import math
 import resource
 import time
@@ -33,6 +35,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 import optuna
 import torch
+from optuna.exceptions import OptunaError
 from torch.nn import functional
 from transformers import (
     PreTrainedModel,
@@ -46,10 +49,12 @@ from transformers.trainer_pt_utils import LabelSmoother
 from hpsearch.batches import Batches, Collator, LengthGroupedSampler, by_length
 from hpsearch.dropout import use_cheap_dropout
 from hpsearch.errors import Interrupted, TrainingError
+from hpsearch.memory import TOO_MANY_ROWS, RowsAtOnce, is_out_of_memory
 from hpsearch.metrics import METRICS
 from hpsearch.model import FreshModels
 from hpsearch.packing import can_pack, use_packing
 from hpsearch.space import suggest
+from hpsearch.storage import set_user_attrs
 from hpsearch.tokens import Tokens, tokenise
 
 if TYPE_CHECKING:
@@ -66,6 +71,7 @@ if TYPE_CHECKING:
     from hpsearch.observer import Observer
     from hpsearch.vocabulary import Vocabulary
 
+_log = logging.getLogger(__name__)
 # Tokens of an evaluation batch, padding included. On a CPU what a layer makes of more leaves the caches; other devices
 # are busy only with more.
 _EVALUATION_TOKENS, _EVALUATION_TOKENS_ON_CPU = 65536, 4096
@@ -144,6 +150,10 @@ class SearchTrainer(Trainer):
         self.task = task
         self.keep_outcome: Callable[[optuna.Trial, Outcome], None] = lambda *_: None
         """Called with a complete trial that is still running in the storage."""
+        self.made_progress: Callable[[], None] = lambda: None
+        """Called after every step and every batch of an evaluation."""
+        self.rows_at_once = RowsAtOnce()
+        """What was learnt about how many rows fit into memory."""
         self._folder = folder
         self._observer = observer
         self._stop_requested = stop_requested
@@ -152,6 +162,9 @@ class SearchTrainer(Trainer):
         self._weights: dict[str, torch.Tensor] = {}
         self._decay = self._best_decay = 1.0
         self._last_loss: float | None = None
+        self._n_parts = 1
+        self._share = 1.0
+        self._reported: set[int] = set()
         self._autocast_dtype: torch.dtype = getattr(torch, products)
         splits = (task.data.train, task.data.validation, *also_scored)
         self._texts = {split: self._tokenise(split, token_cache) for split in splits}
@@ -171,7 +184,13 @@ class SearchTrainer(Trainer):
         self.release()
 
     def _tokenise(self, split: Split, cache: Path | None) -> Tokens:
-        texts = tokenise(self.task.model, split.texts, fingerprint=split.fingerprint(), cache=cache)
+        try:
+            texts = tokenise(self.task.model, split.texts, fingerprint=split.fingerprint(), cache=cache)
+        except Exception as error:  # what a tokenizer may raise is no closed set
+            raise TrainingError(
+                f"{self.task.config.model.name}: expected its tokenizer to take every text, got "
+                f"{_reason(error)}; look for unusual texts with `hpsearch inspect`"
+            ) from error
         if texts.not_kept:
             self._observer.note(texts.not_kept)
         return texts
@@ -214,9 +233,8 @@ class SearchTrainer(Trainer):
             TrainingError: If the loss is no longer finite.
             Interrupted: If a stop was requested.
         """
-        self._begin(hyperparameters, seed=seed)
         try:
-            super().train()
+            self._train_in_memory(hyperparameters, seed=seed, train=super().train)
             outcome = self._finish()
             self.trained_model().load_state_dict(outcome.weights)
         except BaseException:
@@ -267,13 +285,18 @@ class SearchTrainer(Trainer):
         config = self.task.config
         name = f"trial {trial.number}"
         started = time.monotonic()
+        self._reported = set()
         try:
-            self._begin(config.defaults.replace(suggest(trial, config.space)), seed=config.search.seed)
-            self._observer.trial_started(name, self._hyperparameters)
-            output = super().train(resume_from_checkpoint, trial, ignore_keys_for_eval)
+            hyperparameters = config.defaults.replace(suggest(trial, config.space))
+            self._observer.trial_started(name, hyperparameters)
+            output = self._train_in_memory(
+                hyperparameters,
+                seed=config.search.seed,
+                train=lambda: super(SearchTrainer, self).train(resume_from_checkpoint, trial, ignore_keys_for_eval),
+                too_many=lambda rows: trial.set_user_attr(TOO_MANY_ROWS, rows),
+            )
             outcome = self._finish()
-            for key, value in _attributes(outcome).items():
-                trial.set_user_attr(key, value)
+            set_user_attrs(trial, _attributes(outcome, self.task.data.label_names))
             self.objective: float | None = outcome.value
             self.keep_outcome(trial, outcome)
         except optuna.TrialPruned:
@@ -282,13 +305,49 @@ class SearchTrainer(Trainer):
             raise
         except (Exception, KeyboardInterrupt) as error:
             reason = "interrupted" if isinstance(error, KeyboardInterrupt) else _reason(error)
-            trial.set_user_attr("failure", reason)
             self._observer.trial_ended(name, "failed", None, time.monotonic() - started, reason)
+            # Often the storage is the failure itself, or has given the trial to another worker.
+            try:
+                trial.set_user_attr("failure", reason)
+            except OptunaError as storage_error:  # a trial without a reason is tried again
+                _log.warning("the failure of %s could not be stored: %s", name, storage_error)
             raise
         finally:
             self.release()
-        self._observer.trial_ended(name, "complete", outcome.value, outcome.seconds)
+        only = only_predicted(outcome.best, self.task.data.label_names)
+        remark = f"predicts {only!r} only" if only is not None else ""
+        self._observer.trial_ended(name, "complete", outcome.value, outcome.seconds, remark)
         return output
+
+    def _train_in_memory(
+        self,
+        hyperparameters: Hyperparameters,
+        *,
+        seed: int,
+        train: Callable[[], TrainOutput],
+        too_many: Callable[[int], None] = lambda _: None,
+    ) -> TrainOutput:
+        """Train from fresh weights, from the start again with half as many rows at once where memory does not suffice.
+
+        Args:
+            hyperparameters: Of the training.
+            seed: Of the training.
+            train: The training itself.
+            too_many: Is told each number of rows at once that did not fit.
+        """
+        while True:
+            self._begin(hyperparameters, seed=seed)
+            rows = RowsAtOnce.in_part(self.args.per_device_train_batch_size, self._n_parts)
+            try:
+                return train()
+            except Exception as error:
+                if rows == 1 or not is_out_of_memory(error):
+                    raise
+            # Past the handler: the error's traceback holds all that the training had made.
+            self.release()
+            self.rows_at_once.did_not_fit(rows)
+            too_many(rows)
+            self._observer.note(f"out of memory with {rows} rows at once; trying again with {-(-rows // 2)}")
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         return suggest(trial, self.task.config.space)
@@ -300,6 +359,7 @@ class SearchTrainer(Trainer):
         self._weights = {}
         self._decay = self._best_decay = 1.0
         self._last_loss = None
+        self._n_parts = self.rows_at_once.n_parts(hyperparameters.per_device_train_batch_size)
         self.args = self._arguments(hyperparameters, seed=seed)
         self._train_batch_size = self.args.train_batch_size
         smoothing = hyperparameters.label_smoothing_factor
@@ -369,7 +429,25 @@ class SearchTrainer(Trainer):
         train = self.task.data.train
         generator = torch.Generator().manual_seed(self.args.seed)
         sampler = LengthGroupedSampler(self._texts[train].lengths, self._train_batch_size, generator)
-        return Batches(self._texts[train], torch.from_numpy(train.labels), sampler, self._collator)
+        labels = torch.from_numpy(train.labels)
+        return Batches(self._texts[train], labels, sampler, self._collator, n_parts=self._n_parts)
+
+    def training_step(
+        self, model: torch.nn.Module, inputs: dict[str, Any], num_items_in_batch: torch.Tensor | int | None = None
+    ) -> torch.Tensor:
+        """Add the gradient of a batch, in one go or in parts, and return its loss: called by the Trainer."""
+        parts = inputs.get("parts", [inputs])
+        n_rows = sum(len(part["labels"]) for part in parts)
+        losses = []
+        for part in parts:
+            self._share = len(part["labels"]) / n_rows
+            losses.append(super().training_step(model, part, num_items_in_batch))
+        return losses[0] if len(losses) == 1 else torch.stack(losses).sum()
+
+    def compute_loss(self, *inputs: Any, **named: Any) -> Any:
+        """Return the mean loss of some rows, weighted by their share of the batch: called by `training_step`."""
+        loss: Any = super().compute_loss(*inputs, **named)
+        return loss if self._share == 1 else loss * self._share
 
     def compute_loss_context_manager(self) -> contextlib.ExitStack:
         """Return the context of a forward pass: autocast in training, plain float32 in evaluation."""
@@ -441,9 +519,10 @@ class SearchTrainer(Trainer):
         autocast = torch.autocast(device, dtype=products, enabled=products is not torch.float32)
         with torch.inference_mode(), autocast:
             n_tokens = _EVALUATION_TOKENS_ON_CPU if device == "cpu" else _EVALUATION_TOKENS
-            for places in by_length(texts.lengths[rows], n_tokens):
+            for places in by_length(texts.lengths[rows], n_tokens // self._n_parts):
                 inputs = self._prepare_inputs(self._collator([texts[row] for row in rows[places]]))
                 logits[torch.from_numpy(places).to(logits.device)] = model(**inputs).logits.float()
+                self.made_progress()
         return logits
 
     def _report_to_hp_search(
@@ -472,9 +551,14 @@ class SearchTrainer(Trainer):
         value = evaluation.scores[config.metric]
         if self._best() is evaluation:
             self._keep_weights()
+        self.made_progress()
         self._observer.evaluated(index, config.search.evaluations, value)
         if isinstance(trial, optuna.Trial):
-            trial.report(value, step=index)
+            if index in self._reported:  # of a training that ran out of memory; `report` would keep the first value
+                trial.storage.set_trial_intermediate_value(trial._trial_id, index, value)
+            else:
+                trial.report(value, step=index)
+                self._reported.add(index)
             # At the last evaluation nothing is left to save: pruning it would only lose the value and the weights.
             is_last = index == config.search.evaluations
             if not is_last and trial.user_attrs.get("role") != "defaults" and trial.should_prune():
@@ -507,6 +591,7 @@ class SearchTrainer(Trainer):
             **{name: getattr(value, "value", value) for name, value in values.items()},
             **{name: getattr(model.config, name) for name in self._hyperparameters.dropouts()},
             "seed": self.args.seed,
+            "micro_batch_size": RowsAtOnce.in_part(self.args.per_device_train_batch_size, self._n_parts),
             "optimizer_steps": self.state.max_steps,
             "warmup_optimizer_steps": self.args.get_warmup_steps(self.state.max_steps),
             "train_rows": len(self.task.data.train),
@@ -546,6 +631,7 @@ class _Schedule(TrainerCallback):
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any
     ) -> TrainerControl:
         trainer = self._trainer
+        trainer.made_progress()
         if trainer._stop_requested():
             raise Interrupted
         steps = evaluation_steps(state.max_steps, trainer.task.config.search.evaluations)
@@ -557,9 +643,19 @@ class _Schedule(TrainerCallback):
         self._trainer._last_loss = event["logs"].get("loss", self._trainer._last_loss)
 
 
-def _attributes(outcome: Outcome) -> dict[str, Any]:
+def only_predicted(evaluation: Evaluation, label_names: Sequence[str]) -> str | None:
+    """Return the one label that was predicted for every row, as a training does that has diverged; else None."""
+    predicted = [
+        name for name, column in zip(label_names, zip(*evaluation.confusion, strict=True), strict=True) if any(column)
+    ]
+    return predicted[0] if len(predicted) == 1 else None
+
+
+def _attributes(outcome: Outcome, label_names: Sequence[str]) -> dict[str, Any]:
     """Return what is stored with a complete trial, besides its value and its intermediate values."""
+    only = only_predicted(outcome.best, label_names)
     return {
+        **({"predicts_only": only} if only is not None else {}),
         "best_step": outcome.best.step,
         "best_epoch": outcome.best.epoch,
         "scores": outcome.best.scores,
@@ -573,7 +669,7 @@ def _attributes(outcome: Outcome) -> dict[str, Any]:
 
 
 def _reason(error: BaseException) -> str:
-    if isinstance(error, torch.OutOfMemoryError) or "can't allocate memory" in str(error):
+    if is_out_of_memory(error):
         return "out of memory"
     return f"{type(error).__name__}: {' '.join(str(error).split())}"[:500]
 

@@ -22,6 +22,7 @@ import torch
 from hpsearch.errors import HpsearchError, Interrupted, StudyError, UsageError
 from hpsearch.observer import Observer
 from hpsearch.search import open_search, run_search
+from hpsearch.storage import plain_errors
 from hpsearch.study import opened
 
 if TYPE_CHECKING:
@@ -36,9 +37,9 @@ if TYPE_CHECKING:
     from hpsearch.study import StudyPaths
     from hpsearch.trainer import Task
 
-_MAX_DEATHS = 3  # of workers, without a trial finished in between
-_STOPPING_S = 30.0  # for a worker to close its trial when it was asked to
-_MOST_ON_CORES = 4  # more at once cost the sampler more than they save: see `benchmarks/README.md`
+MAX_DEATHS = 3  # of workers, without a trial finished in between
+STOPPING_S = 30.0  # for a worker to close its trial when it was asked to
+_MOST_ON_CORES = 4  # so many cost the sampler nothing, 16 do: see `benchmarks/README.md`
 _MEMORY_OF_WEIGHTS = 5  # weights, gradients, two moments, the best evaluation's weights
 _MEMORY_BESIDES = 2**30  # bytes: the libraries, and what a training step makes of a batch
 
@@ -112,7 +113,7 @@ def place(n_workers: int | None, here: Resources, *, per_gpu: int, n_trials: int
 
 
 @dataclass(frozen=True, slots=True)
-class _Job:
+class Job:
     """What a worker is given."""
 
     task: Task
@@ -135,6 +136,7 @@ def run_workers(
     set_up: Callable[[], None],
     timeout_s: float | None = None,
     stop_requested: Callable[[], bool] = lambda: False,
+    artifacts: str | None = None,
 ) -> None:
     """Run trials in several processes until the study has `search.trials` finished ones.
 
@@ -148,6 +150,7 @@ def run_workers(
         set_up: Called first in each worker, to be found by its name there: sets up logging, say.
         timeout_s: No trial starts after this many seconds.
         stop_requested: Asked a few times a second; True ends the search within seconds.
+        artifacts: As for `run_search`.
 
     Raises:
         Interrupted: If a stop was requested.
@@ -155,7 +158,8 @@ def run_workers(
         HpsearchError: Whatever else a worker could not go on with.
     """
     # So that what is wrong with the study is said once, and a new one is made once.
-    open_search(task, storage, paths, observer)
+    with plain_errors(paths.study):
+        open_search(task, storage, paths, observer, artifacts=artifacts)
     # Not forked from here, where torch may have threads that do not survive it; a server has loaded the libraries.
     context = multiprocessing.get_context("forkserver")
     started = time.monotonic()
@@ -164,7 +168,7 @@ def run_workers(
 
     def start(index: int) -> None:
         left = None if timeout_s is None else timeout_s - (time.monotonic() - started)
-        job = _Job(task, storage_url, paths, left, placement.n_threads, placement.devices[index], set_up)
+        job = Job(task, storage_url, paths, left, placement.n_threads, placement.devices[index], set_up)
         workers[index] = _Worker(context, index, job, observer.for_worker(index))
 
     try:
@@ -186,7 +190,7 @@ def run_workers(
                 if worker.is_done:
                     continue
                 n_deaths += 1
-                if n_deaths >= _MAX_DEATHS:
+                if n_deaths >= MAX_DEATHS:
                     raise StudyError(
                         f"study {paths.study!r}: expected workers that live, got {n_deaths} deaths in a row, the last "
                         f"{worker.how_it_died()}; use fewer workers or smaller batches"
@@ -201,7 +205,7 @@ def _end(workers: list[_Worker]) -> None:
     """Ask workers to stop, and kill those that do not."""
     for worker in workers:
         worker.ask_to_stop()
-    give_up = time.monotonic() + _STOPPING_S
+    give_up = time.monotonic() + STOPPING_S
     try:
         for worker in workers:
             while worker.is_alive() and time.monotonic() < give_up:
@@ -215,7 +219,7 @@ def _end(workers: list[_Worker]) -> None:
 class _Worker:
     """A worker as its parent sees it."""
 
-    def __init__(self, context: Any, index: int, job: _Job, observer: Observer) -> None:
+    def __init__(self, context: Any, index: int, job: Job, observer: Observer) -> None:
         self._pipe, theirs = context.Pipe()
         self._observer = observer
         self._process: ForkServerProcess = context.Process(target=_work, args=(job, theirs), name=f"worker {index}")
@@ -264,29 +268,41 @@ class _Worker:
         self._process.join()
 
 
-class _Relay(Observer):
-    """Tells the parent what a worker's observer is told."""
-
-    def __init__(self, pipe: Connection) -> None:
-        self._pipe = pipe
+class Relay(Observer):
+    """Tells whoever started a worker what its observer is told; subclasses know the way."""
 
     def note(self, text: str) -> None:
+        """Pass on a note."""
         self.send("note", text)
 
     def trial_started(self, name: str, hyperparameters: Hyperparameters) -> None:
+        """Pass on the start of a trial."""
         self.send("trial_started", name, hyperparameters)
 
     def progressed(self, epoch: float, fraction: float, loss: float | None) -> None:
+        """Pass on how far the trial is."""
         self.send("progressed", epoch, fraction, loss)
 
     def evaluated(self, step: int, n_steps: int, value: float) -> None:
+        """Pass on an evaluation."""
         self.send("evaluated", step, n_steps, value)
 
     def trial_ended(self, name: str, state: str, value: float | None, seconds: float, reason: str = "") -> None:
+        """Pass on the end of a trial."""
         self.send("trial_ended", name, state, value, seconds, reason)
 
     def study_changed(self, standing: Standing) -> None:
+        """Pass on where the study stands."""
         self.send("study_changed", standing)
+
+    def send(self, name: str, *what: Any) -> None:
+        """Send an observer's method and its arguments, or `done`, or `error` and an error."""
+        raise NotImplementedError
+
+
+class _PipeRelay(Relay):
+    def __init__(self, pipe: Connection) -> None:
+        self._pipe = pipe
 
     def send(self, name: str, *what: Any) -> None:
         # A parent that is gone is noticed where a stop is asked for.
@@ -294,22 +310,16 @@ class _Relay(Observer):
             self._pipe.send((name, what))
 
 
-def _work(job: _Job, pipe: Connection) -> None:
-    """Be a worker: the target of a process."""
-    # A terminal sends these to parent and workers alike; the parent passes on what they mean.
-    for number in (signal.SIGINT, signal.SIGHUP):
-        signal.signal(number, signal.SIG_IGN)
-    if job.device is not None:
-        os.environ["CUDA_VISIBLE_DEVICES"] = job.device  # read when the first tensor is put there
+def work(job: Job, relay: Relay, stop_requested: Callable[[], bool]) -> None:
+    """Be a worker: run trials until there are enough.
+
+    Args:
+        job: What to do.
+        relay: Is told what happens, and in the end `done`, or `error` with what the study cannot go on with.
+        stop_requested: Asked after every optimizer step.
+    """
     job.set_up()
-
     torch.set_num_threads(job.n_threads)
-    relay = _Relay(pipe)
-
-    def stop_requested() -> bool:
-        # There is something to read when the parent asks for a stop, and when it is gone.
-        return pipe.poll()
-
     try:
         with opened(job.storage_url) as storage:
             run_search(
@@ -326,3 +336,14 @@ def _work(job: _Job, pipe: Connection) -> None:
         relay.send("error", error)
     else:
         relay.send("done")
+
+
+def _work(job: Job, pipe: Connection) -> None:
+    """Be a worker of this machine: the target of a process."""
+    # A terminal sends these to parent and workers alike; the parent passes on what they mean.
+    for number in (signal.SIGINT, signal.SIGHUP):
+        signal.signal(number, signal.SIG_IGN)
+    if job.device is not None:
+        os.environ["CUDA_VISIBLE_DEVICES"] = job.device  # read when the first tensor is put there
+    # There is something to read when the parent asks for a stop, and when it is gone.
+    work(job, _PipeRelay(pipe), pipe.poll)

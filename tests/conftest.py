@@ -11,6 +11,7 @@ os.environ["HPSEARCH_WORKERS"] = "1"  # others load the libraries anew, which ta
 os.environ.setdefault("GOMP_SPINCOUNT", "3000")  # as the command line does: a busy neighbour costs little
 
 import csv
+import importlib.util
 import logging
 import random
 import shutil
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
     from playwright.sync_api import Browser
 
+    from benchmarks.servers import PostgresServer
     from hpsearch.config import Config
     from tests.watching import Watched
 
@@ -88,6 +90,28 @@ def browser() -> Iterator[Browser]:
         started = playwright.chromium.launch(executable_path=chromium, args=flags)
         yield started
         started.close()
+
+
+@pytest.fixture(scope="session")
+def postgres_server() -> Iterator[PostgresServer]:
+    """Return a PostgreSQL server of Debian's; CI must have it."""
+    from benchmarks.servers import binaries, postgres
+
+    missing = "PostgreSQL (apt-get install postgresql)" if binaries() is None else None
+    if missing is None and importlib.util.find_spec("psycopg") is None:
+        missing = "psycopg (pip install 'hpsearch[postgres]')"
+    if missing:
+        if os.environ.get("CI"):
+            pytest.fail(f"CI needs {missing}")
+        pytest.skip(f"needs {missing}")
+    with postgres(durable=False) as server:
+        yield server
+
+
+@pytest.fixture
+def database(postgres_server: PostgresServer) -> str:
+    """Return the name of a new and empty database of the server."""
+    return postgres_server.make_database()
 
 
 @pytest.fixture(scope="session")

@@ -12,7 +12,9 @@ from packaging.utils import canonicalize_name
 ROOT = Path(__file__).parents[1]
 PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
 DECLARED = [Requirement(each) for each in PROJECT["dependencies"]]
-FOR_TESTS = [Requirement(each) for each in PROJECT["optional-dependencies"]["test"]]
+EXTRAS = PROJECT["optional-dependencies"]
+FOR_TESTS = [Requirement(each) for name in ("postgres", "ray", "test") for each in EXTRAS[name]]
+FOR_TESTS = [each for each in FOR_TESTS if each.name != PROJECT["name"]]  # an extra that takes others
 
 
 def pinned(name: str) -> dict[str, str]:

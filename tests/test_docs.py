@@ -45,7 +45,8 @@ def test_every_config_key_stands_in_the_readme(key: str) -> None:
 
 
 @pytest.mark.parametrize(
-    "page", ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/README.md", "docs/reliability.md"]
+    "page",
+    ["README.md", "CONTRIBUTING.md", "CHANGELOG.md", "studies/README.md", "docs/reliability.md", "docs/scaling.md"],
 )
 def test_links_to_files_lead_somewhere(page: str) -> None:
     text = (ROOT / page).read_text(encoding="utf-8")

@@ -14,6 +14,7 @@ import sys
 import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from urllib.request import HTTPCookieProcessor, build_opener
 
 import numpy as np
 import pytest
@@ -22,6 +23,8 @@ from click.testing import CliRunner
 from hpsearch.flips import read_flips
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
     from click.testing import Result
 
 pytestmark = pytest.mark.slow
@@ -55,6 +58,29 @@ def start(folder: Path, *arguments: str) -> subprocess.Popen[str]:
 
 def document(folder: Path, *arguments: str) -> Any:
     return json.loads(hpsearch(folder, *arguments, "--json").stdout)
+
+
+@contextlib.contextmanager
+def dashboard_of(folder: Path, *arguments: str) -> Iterator[Callable[[str], Any]]:
+    """Start `hpsearch dashboard` and let a browser in; yield what returns the document at a path."""
+    process = start(folder, "dashboard", "--port", "0", *arguments)
+    try:
+        assert process.stderr is not None
+        url = process.stderr.readline().strip()
+        page = url.partition("?")[0]
+        browser = build_opener(HTTPCookieProcessor())
+        with browser.open(url, timeout=20) as answer:
+            assert answer.url == f"{page}dashboard"
+        assert process.stderr.readline().startswith(f"a browser was let in; for another one: {page}?token=")
+
+        def ask(path: str) -> Any:
+            with browser.open(f"{page}{path}", timeout=20) as answer:
+                return json.load(answer)
+
+        yield ask
+    finally:
+        process.send_signal(signal.SIGINT)
+        process.communicate(timeout=20)
 
 
 def wait_for_trial(folder: Path, number: int, process: subprocess.Popen[str]) -> None:
@@ -387,34 +413,19 @@ def test_time_that_is_up_starts_no_trial(tmp_path: Path, tiny_model: Path, toy_c
 
 
 def test_the_dashboard_answers_while_a_search_is_writing(tmp_path: Path, tiny_model: Path, toy_csv: Path) -> None:
-    from urllib.request import HTTPCookieProcessor, build_opener
-
     write_config(tmp_path, tiny_model, toy_csv)
     search = start(tmp_path, "run", "--config", "toy.yaml", "--trials", "12", "--set", "search.pruner=none")
     wait_for_trial(tmp_path, 0, search)
-    dashboard = start(tmp_path, "dashboard", "--port", "0")
-    try:
-        assert dashboard.stderr is not None
-        url = dashboard.stderr.readline().strip()
-        page = url.partition("?")[0]
-        browser = build_opener(HTTPCookieProcessor())
-        with browser.open(url, timeout=20) as answer:
-            assert answer.url == f"{page}dashboard"
-        assert dashboard.stderr.readline().startswith(f"a browser was let in; for another one: {page}?token=")
+    with dashboard_of(tmp_path) as ask:
         answers = 0
         while search.poll() is None:
-            with browser.open(f"{page}api/studies", timeout=20) as answer:
-                assert json.load(answer)["study_summaries"][0]["study_name"] == "toy"
+            assert ask("api/studies")["study_summaries"][0]["study_name"] == "toy"
             answers += 1
             time.sleep(0.1)
-        with browser.open(f"{page}api/studies/1", timeout=20) as answer:
-            detail = json.load(answer)
-        assert [len(trial["artifacts"]) for trial in detail["trials"]] == [2] * 12
-        assert "## toy" in detail["note"]["body"]
-        assert answers > 5
-    finally:
-        dashboard.send_signal(signal.SIGINT)
-        dashboard.communicate(timeout=20)
+        detail = ask("api/studies/1")
+    assert [len(trial["artifacts"]) for trial in detail["trials"]] == [2] * 12
+    assert "## toy" in detail["note"]["body"]
+    assert answers > 5
     search.communicate()
     assert search.returncode == 0
     assert document(tmp_path, "show", "toy")["n_complete"] == 12

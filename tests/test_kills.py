@@ -16,7 +16,8 @@ _SCRIPT = Path(__file__).parents[1] / "benchmarks" / "kills.py"
 def test_kills_at_random_cost_no_finished_trial(tmp_path: Path) -> None:
     # In a process of its own: a fork is safe only where nothing has run in parallel.
     output = tmp_path / "kills.json"
-    command = [sys.executable, str(_SCRIPT), "--kills", "4", "--pairs", "1", "--workers", "0", "--json", str(output)]
+    few = ["--kills", "4", "--pairs", "1", "--workers", "0", "--lock-seconds", "0"]
+    command = [sys.executable, str(_SCRIPT), *few, "--json", str(output)]
     result = subprocess.run(command, capture_output=True, text=True, check=False)
     assert result.returncode == 0, result.stdout + result.stderr
     kills = json.loads(output.read_text(encoding="utf-8"))["kills"]

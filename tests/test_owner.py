@@ -13,7 +13,7 @@ import pytest
 from optuna.exceptions import StorageInternalError, UpdateFinishedTrialError
 from optuna.trial import FrozenTrial, TrialState, create_trial
 
-from hpsearch.owner import BEAT, GIVE_UP_S, GRACE_S, OWNER, Heart, Owner, Watch
+from hpsearch.owner import BEAT, OWNER, RHYTHM, Heart, Owner, Rhythm, Watch
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -70,7 +70,7 @@ def test_a_worker_elsewhere_is_gone_when_it_has_stood_still_for_the_grace_period
     watch = Watch(_ME, clock=lambda: now)
     for beat in range(5):  # however slowly it beats
         assert not watch.is_gone(_trial(_ELSEWHERE, beat))
-        now += GRACE_S - 1
+        now += RHYTHM.grace_s - 1
         assert not watch.is_gone(_trial(_ELSEWHERE, beat))
     now += 2
     assert watch.is_gone(_trial(_ELSEWHERE, 4))
@@ -82,7 +82,7 @@ def test_nobody_is_gone_at_first_sight_whatever_the_clocks_say() -> None:
 
 
 def test_a_worker_gives_up_before_others_take_its_trial() -> None:
-    assert GIVE_UP_S < GRACE_S
+    assert RHYTHM.beat_s < RHYTHM.give_up_s < RHYTHM.grace_s
 
 
 class _Clock:
@@ -93,7 +93,7 @@ class _Clock:
 
 
 def _heart(write: Callable[[int, int], Any], clock: _Clock) -> Heart:
-    return Heart(write, beat_s=0.01, clock=clock)
+    return Heart(write, rhythm=Rhythm(beat_s=0.01), clock=clock)
 
 
 def test_a_heart_beats_for_its_trial_until_it_rests() -> None:
@@ -137,7 +137,7 @@ def test_a_worker_that_is_not_heard_for_too_long_has_lost_its_trial() -> None:
     heart = _heart(write, clock)
     heart.beat_for(1)
     assert not heart.is_lost()
-    clock.now = GIVE_UP_S + 1
+    clock.now = RHYTHM.give_up_s + 1
     assert heart.is_lost()
     heart.rest()
     assert heart.is_lost(), "still known when the trial has been closed"

@@ -19,10 +19,12 @@ from sqlalchemy import event
 from sqlalchemy.exc import OperationalError
 
 from hpsearch import report
+from hpsearch.config import SearchConfig
 from hpsearch.errors import StudyError
 from hpsearch.owner import Owner
 from hpsearch.reading import TABLES_VERSION, ReadOnlyStorage
-from hpsearch.storage import NothingToStart, SearchStorage
+from hpsearch.search import sampler_of
+from hpsearch.storage import NothingToStart, SearchStorage, set_user_attrs
 from hpsearch.study import load_study, open_for_reading, open_storage
 
 if TYPE_CHECKING:
@@ -268,6 +270,37 @@ def test_intermediate_values_are_stored_as_optuna_stores_them(search: SearchStor
     _assert_as_optuna(search, study._study_id)
 
 
+def check_attributes_that_are_written_at_once(search: SearchStorage, study_name: str) -> None:
+    """Write to running trials as Optuna does and at once, and compare; to one that has ended, and to none."""
+    study = optuna.load_study(study_name=study_name, storage=search)
+    one, other = study.ask(), study.ask()
+    values = {"scores": {"f1": 0.8, "나": None}, "seconds": 1.5, "": [], "scores'; --": "% :x"}
+    for trial, write in ((one, set_user_attrs), (other, _one_by_one)):
+        trial.set_user_attr("seconds", 7)  # is replaced
+        write(trial, values)
+    first, second = (search.get_trial(trial._trial_id) for trial in (one, other))
+    assert first.user_attrs == second.user_attrs == values
+    study.tell(one, 0.5)
+    with pytest.raises(UpdateFinishedTrialError):
+        set_user_attrs(one, {"late": 1})
+    with pytest.raises(KeyError):
+        search.set_trial_user_attrs(999, {"late": 1})
+    search.heart.rest()
+    assert search.get_trial(one._trial_id).user_attrs == values
+
+
+def _one_by_one(trial: optuna.Trial, values: dict[str, Any]) -> None:
+    for key, value in values.items():
+        trial.set_user_attr(key, value)
+
+
+def test_attributes_that_are_written_at_once_are_as_optuna_writes_them(search: SearchStorage) -> None:
+    check_attributes_that_are_written_at_once(search, "empty")
+    in_memory = optuna.create_study().ask()
+    set_user_attrs(in_memory, {"seconds": 1.5})
+    assert in_memory.user_attrs == {"seconds": 1.5}
+
+
 def test_an_intermediate_value_is_replaced_while_its_trial_runs(search: SearchStorage) -> None:
     study = optuna.load_study(study_name="empty", storage=search)
     trial = study.ask()
@@ -421,6 +454,37 @@ def test_the_end_of_anothers_trial_is_seen_when_one_starts(search: SearchStorage
     search.heart.rest()
     complete = study.get_trials(states=(TrialState.COMPLETE,))
     assert [trial.value for trial in complete] == [0.5, 0.9]
+
+
+def test_a_draw_knows_what_other_workers_run_as_one_in_memory_does(search: SearchStorage, path: Path) -> None:
+    space = {"learning_rate": FloatDistribution(1e-5, 1e-3, log=True), "num_train_epochs": IntDistribution(2, 12)}
+
+    def draw(study: optuna.Study) -> optuna.Trial:
+        trial = study.ask()
+        for name, dimension in space.items():
+            trial._suggest(name, dimension)
+        return trial
+
+    def draws(mine: optuna.Study, yours: optuna.Study, *, is_running: bool = True) -> list[dict[str, Any]]:
+        mine.sampler, yours.sampler = sampler_of(SearchConfig()), sampler_of(SearchConfig())
+        for _ in range(9):  # past the sampler's random start
+            trial = draw(mine)
+            mine.tell(trial, trial.params["learning_rate"])
+        yours.get_trials()
+        first = draw(mine)
+        if not is_running:
+            mine.tell(first, state=TrialState.FAIL)
+        return [first.params, draw(yours).params]
+
+    with _opened(f"sqlite:///{path}") as theirs:
+        other = SearchStorage.over(theirs, lock=path.parent / "run.lock")
+        workers = [optuna.load_study(study_name="empty", storage=each) for each in (search, other)]
+        drawn = draws(workers[0], workers[1])
+        for storage in (search, other):
+            storage.heart.rest()
+    memory, quiet = optuna.create_study(), optuna.create_study()
+    assert drawn == draws(memory, memory)
+    assert drawn != draws(quiet, quiet, is_running=False)
 
 
 def test_what_the_database_refuses_for_a_moment_is_asked_again(search: SearchStorage) -> None:

@@ -747,7 +747,7 @@ def test_nothing_else_is_ever_deleted(paths: StudyPaths, tmp_path: Path) -> None
     (paths.folder / "trial-0001").symlink_to(elsewhere)
     (paths.folder / "trial-0008").mkdir()
     (paths.folder / "trial-0008" / MANIFEST).write_text("[broken", encoding="utf-8")
-    half_written = paths.folder / ".trial-0009.partial-123"
+    half_written = paths.folder / ".trial-0000.partial-123"
     half_written.mkdir()
     before = {path for path in tmp_path.rglob("*") if path != half_written}
 
@@ -755,6 +755,19 @@ def test_nothing_else_is_ever_deleted(paths: StudyPaths, tmp_path: Path) -> None
     assert set(tmp_path.rglob("*")) == before
     assert read_manifest(elsewhere) is not None
     assert read_manifest(others) is not None
+
+
+def test_what_a_running_trial_has_written_stays(paths: StudyPaths) -> None:
+    study = _study(create_trial(value=0.8), create_trial(state=TrialState.RUNNING))
+    half_written = paths.folder / ".trial-0001.partial-123"
+    half_written.mkdir(parents=True)
+    written = _checkpoint(paths, 1)
+    assert discard_checkpoints(study, paths, 1) == []
+    assert half_written.is_dir()
+    assert written.is_dir()
+    study.tell(1, state=TrialState.FAIL)
+    assert discard_checkpoints(study, paths, 1) == [1]
+    assert list(paths.folder.iterdir()) == []
 
 
 def test_a_study_without_a_folder_has_nothing_to_discard(paths: StudyPaths) -> None:
