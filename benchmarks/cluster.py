@@ -120,6 +120,7 @@ class _Campaign:
         self._ends: dict[int, tuple[str, float | None]] = {}  # of finished trials, as first seen
         self._changed: list[int] = []
         self._machines: list[str] = []
+        self._hits: set[int] = set()  # numbers of the trials whose workers got a signal
         self._began = time.monotonic()
 
     def run(self) -> Document:
@@ -162,13 +163,15 @@ class _Campaign:
     def _hit(self, machine: int, number: signal.Signals, what: str) -> tuple[int, int]:
         """Send a signal to a worker of a machine that is in a trial, and return the trial's number and the worker."""
         while True:
-            for trial in self._look():
+            # Not one whose worker was killed: it looks as if it ran until it is taken over.
+            for trial in [trial for trial in self._look() if trial.number not in self._hits]:
                 with contextlib.suppress(ProcessLookupError):  # it has just ended
                     if (pid := self._worker_in(trial, machine)) is None:
                         continue
                     os.kill(pid, signal.SIGSTOP)  # so that it is known to be in that very trial
                     if self._look()[trial.number].state == TrialState.RUNNING:
                         os.kill(pid, number)
+                        self._hits.add(trial.number)
                         self._note(f"worker of machine {machine} {what} in trial {trial.number}")
                         return trial.number, pid
                     os.kill(pid, signal.SIGCONT)

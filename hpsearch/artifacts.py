@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import tenacity
 
-from hpsearch.errors import StudyError, UsageError
+from hpsearch.errors import HpsearchError, StudyError, UsageError
 from hpsearch.folders import MANIFEST, appearing, read_manifest, write_manifest
 from hpsearch.study import redact
 
@@ -81,7 +81,11 @@ class Place:
         """Say whether a trial's checkpoint is there, complete."""
         with _explained(self.url, "be read"):
             files, root = _open(self.url)
-            return bool(files.exists(f"{_folder(root, number)}/{MANIFEST}"))
+            path = f"{_folder(root, number)}/{MANIFEST}"
+            try:
+                return bool(files.exists(path) and json.loads(files.cat_file(path))["trial"] == number)
+            except (ValueError, KeyError, TypeError):  # half written
+                return False
 
     def put(self, number: int, folder: Path) -> None:
         """Put a trial's checkpoint there.
@@ -155,7 +159,10 @@ def _sha256(path: Path) -> str:
 def _patiently(what: Callable[[], None]) -> None:
     """Do something over a network: up to three times."""
     for attempt in tenacity.Retrying(
-        stop=tenacity.stop_after_attempt(3), wait=tenacity.wait_random_exponential(1, max=10), reraise=True
+        retry=tenacity.retry_if_not_exception_type(HpsearchError),
+        stop=tenacity.stop_after_attempt(3),
+        wait=tenacity.wait_random_exponential(1, max=10),
+        reraise=True,
     ):
         with attempt:
             what()
@@ -167,6 +174,8 @@ def _explained(url: str, purpose: str) -> Iterator[None]:
         yield
     except ImportError as error:
         raise UsageError(f"--artifacts {url}: expected a store whose driver is there, got: {error}") from error
+    except HpsearchError:  # such as of a watchdog
+        raise
     except Exception as error:  # each store has errors of its own
         problem = " ".join(str(error).split()) or type(error).__name__
         raise StudyError(

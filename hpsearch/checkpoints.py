@@ -22,9 +22,9 @@ from transformers import AutoModelForSequenceClassification
 
 from hpsearch.artifacts import place_of
 from hpsearch.config import DROPOUTS
-from hpsearch.errors import StudyError, UsageError
+from hpsearch.errors import HpsearchError, StudyError, UsageError
 from hpsearch.evidence import confirmation_of
-from hpsearch.folders import appearing, read_manifest, write_manifest
+from hpsearch.folders import appearing, clear_remains, read_manifest, write_manifest
 from hpsearch.model import open_model
 from hpsearch.vocabulary import Vocabulary, restore
 
@@ -93,6 +93,8 @@ def writing(folder: Path, what: str) -> Iterator[None]:
     try:
         yield
     except Exception as error:
+        if isinstance(error, HpsearchError):
+            raise
         # The writers in Rust, of weights and of tokenizers, have errors of their own for what the system says.
         if not isinstance(error, OSError | SafetensorError) and "(os error " not in str(error):
             raise
@@ -225,8 +227,9 @@ def discard_checkpoints(study: optuna.Study, paths: StudyPaths, n_kept: int) -> 
             _delete(folder)
             deleted.append(number)
     for folder in paths.folder.glob(".trial-*.partial-*"):
-        if _number(folder.name.removeprefix(".").partition(".")[0]) in finished:
-            shutil.rmtree(folder)
+        number = _number(folder.name.removeprefix(".").partition(".")[0])
+        if number in finished:  # unless a process writes there, as a confirmation does
+            clear_remains(paths.checkpoint(number))
     return deleted
 
 

@@ -128,8 +128,11 @@ def _have_checkpoint(
 ) -> None:
     """Train a trial again, as the search did, where its checkpoint is gone: only those of the best few are kept."""
     with FileLock(paths.confirmation / "checkpoint.lock"):  # several processes may come here at the same time
-        if find_checkpoint(study, paths, trial.number) is not None:
-            return
+        try:
+            if find_checkpoint(study, paths, trial.number) is not None:
+                return
+        except HpsearchError as error:  # where it is put for other machines
+            observer.note(f"{error}. It is trained again")
         training = _training(task, trial, task.config.search.seed)
         name = f"trial {trial.number} for its checkpoint"
         observer.trial_started(name, training.hyperparameters)

@@ -48,7 +48,7 @@ def shortage(paths: StudyPaths, *, weights: int, n_kept: int) -> str | None:
         n_kept: Checkpoints that stay; one more is there while it is written.
     """
     folder = next(path for path in (paths.folder, *paths.folder.absolute().parents) if path.exists())
-    wanted = (n_kept + 1) * weights + _BESIDES - _bytes(paths.folder)
+    wanted = (n_kept + 1) * weights + _BESIDES - sum(map(_bytes, paths.folder.glob("trial-*")))
     free = shutil.disk_usage(folder).free
     if free >= wanted:
         return None

@@ -64,7 +64,9 @@ def learnt_by(trials: Iterable[FrozenTrial], host: str) -> RowsAtOnce:
     """Return what a study's earlier trials have learnt about the memory of a host."""
     found = RowsAtOnce()
     for trial in trials:
-        owner, rows = Owner.of(trial), trial.user_attrs.get(TOO_MANY_ROWS)
-        if rows is not None and owner is not None and owner.host == host and trial.state != TrialState.WAITING:
+        rows = trial.user_attrs.get(TOO_MANY_ROWS)
+        if rows is None or trial.state == TrialState.WAITING:
+            continue
+        if (owner := Owner.of(trial)) is not None and owner.host == host:
             found.did_not_fit(rows)
     return found

@@ -22,7 +22,8 @@ try:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 except ImportError as error:
-    raise UsageError(f"--ray: expected Ray, got: {error}; pip install 'hpsearch[ray]'") from error
+    advice = "install hpsearch with its extra: pip install --editable '.[ray]'"
+    raise UsageError(f"--ray: expected Ray, got: {error}; {advice}") from error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -115,11 +116,11 @@ def run_on_ray(
         observer.note(f"the cluster has a place for {n_places} of {n_workers} workers; the others wait for one")
     n = n_workers or max(1, min(n_places, task.config.search.trials))
     job = Job(
-        task=task, storage_url=storage_url, paths=replace(paths, root=paths.root.absolute()), timeout_s=timeout_s,
+        task=task, storage_url=storage_url, paths=replace(paths, root=paths.root.absolute()), timeout_s=None,
         n_threads=1, device=None, set_up=set_up,
     )  # fmt: skip
 
-    board = _board()
+    board = _board(timeout_s)
     # Ray tries a task again whose node or process died; what a worker raises is told to the board.
     start = ray.remote(_work).options(num_cpus=1, num_gpus=1 / per_gpu if n_gpus else 0, max_retries=MAX_DEATHS)
     given = ray.put(job)
@@ -177,7 +178,8 @@ def _end(running: list[Any], board: Any, pass_on: Callable[[], None]) -> None:
 class _Board:
     """What workers have told, until it is taken; and whether they shall stop."""
 
-    def __init__(self) -> None:
+    def __init__(self, timeout_s: float | None) -> None:
+        self._deadline = None if timeout_s is None else time.monotonic() + timeout_s
         self._told: list[tuple[int, str, tuple[Any, ...]]] = []
         self._is_stopping = False
 
@@ -188,6 +190,9 @@ class _Board:
         told, self._told = self._told, []
         return told
 
+    def seconds_left(self) -> float | None:
+        return None if self._deadline is None else max(0.0, self._deadline - time.monotonic())
+
     def stop(self) -> None:
         self._is_stopping = True
 
@@ -195,10 +200,10 @@ class _Board:
         return self._is_stopping
 
 
-def _board() -> Any:
+def _board(timeout_s: float | None) -> Any:
     """Return a board on this node, with which it ends."""
     here = NodeAffinitySchedulingStrategy(ray.get_runtime_context().get_node_id(), soft=False)
-    return ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote()
+    return ray.remote(_Board).options(num_cpus=0, scheduling_strategy=here).remote(timeout_s)
 
 
 class _BoardRelay(Relay):
@@ -235,7 +240,8 @@ def _work(job: Job, board: Any, index: int) -> None:
     threading.Thread(target=ask, daemon=True, name="ask whether to stop").start()
     relay = _BoardRelay(board, index)
     try:
-        work(job, relay, stopping.is_set)
+        # Of the whole search: a task may have waited for its place, or be started again.
+        work(replace(job, timeout_s=ray.get(board.seconds_left.remote())), relay, stopping.is_set)
     finally:
         stopping.set()
     relay.arrive()

@@ -272,6 +272,8 @@ class _Clock(Observer):
 class _Trainer(SearchTrainer):
     """A trainer on parts of its rows that notes what takes how long."""
 
+    tries_fewer_rows = False  # what a whole batch takes is what is asked
+
     def __init__(self, task: Task, *, folder: Path, observer: _Clock, products: str) -> None:
         search = task.config.search.model_copy(update={"evaluations": 2})  # the first of which warms up
         super().__init__(

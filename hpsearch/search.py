@@ -109,6 +109,8 @@ def run_search(
     with plain_errors(paths.study):
         study, own = open_search(task, storage, paths, observer, artifacts=artifacts)
         if standing(study, task.config.search.trials).n_finished < task.config.search.trials:
+            if "products" not in study.user_attrs:
+                fastest_products(task.model.hidden_size)  # is remembered; nobody shall wait meanwhile
             trainer = make_trainer(
                 task,
                 folder=paths.folder,
@@ -118,7 +120,6 @@ def run_search(
                 stop_requested=lambda: stop_requested() or own.heart.is_lost(),
                 token_cache=paths.tokens,
             )
-            trainer.rows_at_once = learnt_by(study.get_trials(deepcopy=False), own.me.host)
             watchdog = _watchdog(task.config.search.stall_minutes, own, observer)
             trainer.made_progress = watchdog.step
             _Search(trainer, study, own, paths, observer, deadline, stop_requested, watchdog).run()
@@ -127,9 +128,11 @@ def run_search(
 
 def _watchdog(minutes: float | None, own: SearchStorage, observer: Observer) -> Watchdog:
     def give_up(reason: str) -> None:
-        observer.note(f"{reason}, and the trial cannot be ended from within: its process ends; run again to go on")
-        own.abandon(reason)
-        end_process()
+        def close() -> None:
+            observer.note(f"{reason}, and the trial cannot be ended from within: its process ends; run again to go on")
+            own.abandon(reason)
+
+        end_process(close)
 
     return Watchdog(None if minutes is None else 60 * minutes, give_up=give_up)
 
@@ -184,6 +187,7 @@ def _check_versions(study: optuna.Study, own: SearchStorage) -> None:
 
 def _tidy(study: optuna.Study, own: SearchStorage, paths: StudyPaths, config: Config, observer: Observer) -> None:
     """Put in order what dead workers left, and delete checkpoints that are not among the best."""
+    own.check_it_is_there()
     if not is_in_order(study, own.watch.is_gone):
         for number in own.exclusively(study.study_name, lambda: mend(study, config, own.watch.is_gone)):
             observer.note(f"trial {number} was cut short when its process died; its parameters are tried again")
@@ -204,8 +208,7 @@ def check(task: Task, storage: BaseStorage, paths: StudyPaths) -> None:
 
 def products_of(study: optuna.Study, task: Task) -> str:
     """Return the format of a study's matrix products, chosen once for all its trials and comparisons."""
-    kept = study.user_attrs.get("products")
-    if kept is None:
+    if (kept := study.user_attrs.get("products")) is None:
         kept = fastest_products(task.model.hidden_size)
         study.set_user_attr("products", kept)
     return str(kept)
@@ -325,6 +328,10 @@ class _Search:
                     f"time is up with {now.n_finished} of {search.trials} trials finished; run again to go on"
                 )
                 break
+            finished = self.study.get_trials(
+                deepcopy=False, states=(TrialState.COMPLETE, TrialState.PRUNED, TrialState.FAIL)
+            )
+            self.trainer.rows_at_once = learnt_by(finished, self.own.me.host)  # also by other processes
             try:
                 with self.watchdog.watching():
                     self.trainer.search_one(self.study, sampler, pruner)

@@ -12,7 +12,6 @@ import faulthandler
 import logging
 import os
 import signal
-import tempfile
 import threading
 import time
 from contextlib import contextmanager
@@ -24,9 +23,12 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from types import FrameType
 
-GRACE_S = 30.0
-"""How long a training that was told to end may take to do so."""
+GRACE_S = 300.0
+"""How long a training that was told to end may take to do so: longer than a database is waited for."""
+_LAST_S = 20.0  # for what is done before a process ends itself
 _SIGNAL = signal.SIGUSR1
+
+_FOUND = "%s; the stacks of all threads:\n%s"
 
 _log = logging.getLogger(__name__)
 
@@ -56,6 +58,7 @@ class Watchdog:
         self._clock = clock
         self._last = clock()
         self._reason = ""
+        self._done = threading.Event()
 
     def step(self) -> None:
         """Take a sign of progress."""
@@ -72,7 +75,7 @@ class Watchdog:
             yield
             return
         self.step()
-        done = threading.Event()
+        done = self._done = threading.Event()
         thread = threading.Thread(target=self._watch, args=(done,), daemon=True, name="watchdog")
         previous = signal.signal(_SIGNAL, self._interrupt)
         thread.start()
@@ -89,24 +92,31 @@ class Watchdog:
             if self._clock() - self._last <= limit_s:
                 continue
             self._reason = f"no step for {limit_s / 60:g} minutes"
-            _log.error("%s; the stacks of all threads:\n%s", self._reason, _stacks())
+            stacks = _stacks()
             signal.pthread_kill(threading.main_thread().ident or 0, _SIGNAL)
+            # Only then, and in a thread of its own: the log may lie on what hangs.
+            threading.Thread(target=_log.error, args=(_FOUND, self._reason, stacks), daemon=True).start()
             if not done.wait(self._grace_s):
                 self._give_up(self._reason)
             return
 
     def _interrupt(self, _number: int, _frame: FrameType | None) -> None:
+        if self._done.is_set():  # it has just ended by itself
+            return
         raise TrainingError(f"{self._reason}; search.stall_minutes sets the limit, and the log has where it hung")
 
 
 def _stacks() -> str:
-    with tempfile.TemporaryFile("w+") as file:
+    # In memory: a disk may be what hangs.
+    with open(os.memfd_create("stacks"), "w+", encoding="utf-8", errors="replace") as file:  # noqa: PTH123  a handle
         faulthandler.dump_traceback(file, all_threads=True)
         file.seek(0)
         return file.read()
 
 
-def end_process() -> None:
-    """End this process at once, whatever its other threads do."""
-    logging.shutdown()
+def end_process(last: Callable[[], None]) -> None:
+    """End this process at once, whatever its other threads do, once `last` is done or hangs as well."""
+    thread = threading.Thread(target=last, daemon=True)
+    thread.start()
+    thread.join(_LAST_S)
     os._exit(1)

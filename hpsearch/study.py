@@ -300,7 +300,11 @@ def _explained(url: str) -> Iterator[None]:
     try:
         yield
     except (ImportError, NoSuchModuleError) as error:
-        extra = "; pip install 'hpsearch[postgres]'" if url.startswith("postgresql") else "; install it"
+        extra = (
+            "; install hpsearch with its extra: pip install --editable '.[postgres]'"
+            if url.startswith("postgresql")
+            else "; install it"
+        )
         raise UsageError(f"storage {redact(url)}: expected a database driver, got: {error}{extra}") from error
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError, RuntimeError) as error:
         problem = " ".join(str(error).split()).replace(url, redact(url))
@@ -467,11 +471,17 @@ def is_in_order(study: optuna.Study, is_gone: Callable[[FrozenTrial], bool]) -> 
     """Say whether `mend` would find nothing to do, without keeping others from their work meanwhile."""
     trials = study.get_trials(deepcopy=False)
     retried = {trial.user_attrs["retry_of"] for trial in trials if "retry_of" in trial.user_attrs}
-    return not any(
+    defaults = [trial for trial in trials if trial.user_attrs.get("role") == "defaults"]
+    return not all(trial.state == TrialState.FAIL for trial in defaults) and not any(
         (trial.state == TrialState.RUNNING and is_gone(trial))
-        or (trial.state == TrialState.FAIL and trial.number not in retried)
+        or (trial.state == TrialState.FAIL and trial.number not in retried and _was_cut_short(trial))
         for trial in trials
     )
+
+
+def _was_cut_short(trial: FrozenTrial) -> bool:
+    # Without a reason where the database did not take it.
+    return trial.user_attrs.get("failure", _INTERRUPTED) in (_DIED, _INTERRUPTED)
 
 
 def mend(study: optuna.Study, config: Config, is_gone: Callable[[FrozenTrial], bool]) -> list[int]:
@@ -501,9 +511,7 @@ def mend(study: optuna.Study, config: Config, is_gone: Callable[[FrozenTrial], b
     gone = {trial.number for trial in orphans}
     for trial in trials:
         closing = trial.number in gone or trial.state == TrialState.FAIL
-        # Without a reason where the database did not take it.
-        reason = trial.user_attrs.get("failure", _INTERRUPTED)
-        if closing and reason in (_DIED, _INTERRUPTED) and trial.number not in retried:
+        if closing and _was_cut_short(trial) and trial.number not in retried:
             # Before it is closed: killed in between, the next run comes here again.
             _requeue(study, trial, trials, config)
     for trial in orphans:

@@ -125,6 +125,9 @@ class Task:
 class SearchTrainer(Trainer):
     """Fine-tunes one task, over and over, each time from fresh weights."""
 
+    tries_fewer_rows = True
+    """Whether a training for which memory does not suffice is done again with fewer rows at once."""
+
     def __init__(
         self,
         task: Task,
@@ -293,7 +296,7 @@ class SearchTrainer(Trainer):
                 hyperparameters,
                 seed=config.search.seed,
                 train=lambda: super(SearchTrainer, self).train(resume_from_checkpoint, trial, ignore_keys_for_eval),
-                too_many=lambda rows: trial.set_user_attr(TOO_MANY_ROWS, rows),
+                too_many=lambda rows: self._begins_again(trial, rows),
             )
             outcome = self._finish()
             set_user_attrs(trial, _attributes(outcome, self.task.data.label_names))
@@ -341,13 +344,17 @@ class SearchTrainer(Trainer):
             try:
                 return train()
             except Exception as error:
-                if rows == 1 or not is_out_of_memory(error):
+                if rows == 1 or not self.tries_fewer_rows or not is_out_of_memory(error):
                     raise
             # Past the handler: the error's traceback holds all that the training had made.
             self.release()
             self.rows_at_once.did_not_fit(rows)
             too_many(rows)
             self._observer.note(f"out of memory with {rows} rows at once; trying again with {-(-rows // 2)}")
+
+    def _begins_again(self, trial: optuna.Trial, rows: int) -> None:
+        trial.set_user_attr(TOO_MANY_ROWS, rows)
+        trial._cached_frozen_trial.intermediate_values.clear()  # the pruner would judge by the last of them
 
     def _suggest(self, trial: optuna.Trial) -> dict[str, Any]:
         return suggest(trial, self.task.config.space)
@@ -556,6 +563,7 @@ class SearchTrainer(Trainer):
         if isinstance(trial, optuna.Trial):
             if index in self._reported:  # of a training that ran out of memory; `report` would keep the first value
                 trial.storage.set_trial_intermediate_value(trial._trial_id, index, value)
+                trial._cached_frozen_trial.intermediate_values[index] = value
             else:
                 trial.report(value, step=index)
                 self._reported.add(index)

@@ -136,7 +136,7 @@ def test_processes_that_start_at_once_make_the_tables_once(postgres_server: Post
 
 def test_a_missing_driver_is_named_with_its_extra(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "psycopg", None)
-    with pytest.raises(UsageError, match=r"expected a database driver, got: .*; pip install 'hpsearch\[postgres\]'"):
+    with pytest.raises(UsageError, match=r"expected a database driver, got: .*; install .* '\.\[postgres\]'"):
         open_storage("postgresql://user:s3cret@127.0.0.1/db", create=True)
 
 

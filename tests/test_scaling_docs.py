@@ -78,4 +78,4 @@ def test_the_manifest_starts_a_command_that_there_is() -> None:
     context = cli.commands["run"].make_context("run", list(arguments))
     assert (context.params["trials"], context.params["n_workers"]) == (200, 1)
     assert context.params["artifacts"] == "s3://bucket/checkpoints"
-    assert {variable["name"] for variable in container["env"]} == {"HPSEARCH_STORAGE", "PGPASSFILE"}
+    assert {variable["name"] for variable in container["env"]} == {"HPSEARCH_STORAGE", "PGPASSWORD"}

@@ -715,14 +715,20 @@ def test_the_checkpoint_of_a_confirmations_winner_stays(paths: StudyPaths) -> No
     assert sorted(folder.name for folder in paths.folder.iterdir()) == ["trial-0000", "trial-0002"]
 
 
+_NOBODY = 2**22 + 1  # no process has such an id: Linux ends at 2**22
+
+
 def test_what_another_worker_is_writing_stays(paths: StudyPaths) -> None:
     study = _study(create_trial(value=0.9), create_trial(state=TrialState.RUNNING), _FAILED)
     for number in range(3):
         _checkpoint(paths, number)
-        (paths.folder / f".trial-{number:04d}.partial-1").mkdir()
+        (paths.folder / f".trial-{number:04d}.partial-{_NOBODY}").mkdir()
+    (paths.folder / ".trial-0000.partial-1").mkdir()  # of a process that lives, such as a confirmation
     assert discard_checkpoints(study, paths, 1) == [2]
-    assert {folder.name for folder in paths.folder.iterdir()} >= {"trial-0000", "trial-0001", ".trial-0001.partial-1"}
-    assert not (paths.folder / ".trial-0002.partial-1").exists()
+    assert {folder.name for folder in paths.folder.iterdir()} >= {
+        "trial-0000", "trial-0001", f".trial-0001.partial-{_NOBODY}", ".trial-0000.partial-1",
+    }  # fmt: skip
+    assert not (paths.folder / f".trial-0002.partial-{_NOBODY}").exists()
 
 
 def test_nothing_else_is_ever_deleted(paths: StudyPaths, tmp_path: Path) -> None:
