@@ -75,8 +75,36 @@ def write_checkpoint(
     Raises:
         NotWrittenError: If the disk does not take it; nothing of it is left then.
     """
-    with writing(paths.checkpoint(number), "a checkpoint"):
-        _write_checkpoint(study, paths, number, outcome, model, tokenizer)
+    folder = paths.checkpoint(number)
+    vocabulary = outcome.vocabulary
+    trimmed = {"size": vocabulary.size, "kept": len(vocabulary.rows), "decay": outcome.decay}
+    with writing(folder, "a checkpoint"):
+        if _is_of(study, folder):
+            _delete(folder)  # of the same trial of this study, whose end was never recorded
+        with appearing(folder) as aside:
+            if vocabulary.is_whole:
+                model.save_pretrained(aside, state_dict=outcome.weights)
+            else:
+                # Under the names in the model: what is put together with the base model later is its state, and
+                # `save_pretrained` may rename what it saves.
+                weights = {name: tensor.contiguous() for name, tensor in outcome.weights.items()}
+                save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
+                save_file({"rows": torch.from_numpy(vocabulary.rows)}, aside / ROWS)
+                model.config.save_pretrained(aside)
+            tokenizer.save_pretrained(aside)
+            write_manifest(
+                aside,
+                {
+                    "study": paths.study,
+                    "uid": study.user_attrs["uid"],
+                    "trial": number,
+                    "value": outcome.value,
+                    "best_step": outcome.best.step,
+                    "scores": outcome.best.scores,
+                    "effective": outcome.effective,
+                    "vocabulary": None if vocabulary.is_whole else trimmed,
+                },
+            )
 
 
 @contextlib.contextmanager
@@ -100,45 +128,6 @@ def writing(folder: Path, what: str) -> Iterator[None]:
             raise
         problem = getattr(error, "strerror", None) or " ".join(str(error).split())
         raise NotWrittenError(f"{folder}: expected to write {what}, got: {problem}") from error
-
-
-def _write_checkpoint(
-    study: optuna.Study,
-    paths: StudyPaths,
-    number: int,
-    outcome: Outcome,
-    model: PreTrainedModel,
-    tokenizer: PreTrainedTokenizerBase,
-) -> None:
-    folder = paths.checkpoint(number)
-    if _is_of(study, folder):
-        _delete(folder)  # of the same trial of this study, whose end was never recorded
-    vocabulary = outcome.vocabulary
-    trimmed = {"size": vocabulary.size, "kept": len(vocabulary.rows), "decay": outcome.decay}
-    with appearing(folder) as aside:
-        if vocabulary.is_whole:
-            model.save_pretrained(aside, state_dict=outcome.weights)
-        else:
-            # Under the names in the model: what is put together with the base model later is its state, and
-            # `save_pretrained` may rename what it saves.
-            weights = {name: tensor.contiguous() for name, tensor in outcome.weights.items()}
-            save_file(weights, aside / WEIGHTS, metadata={"format": "pt"})
-            save_file({"rows": torch.from_numpy(vocabulary.rows)}, aside / ROWS)
-            model.config.save_pretrained(aside)
-        tokenizer.save_pretrained(aside)
-        write_manifest(
-            aside,
-            {
-                "study": paths.study,
-                "uid": study.user_attrs["uid"],
-                "trial": number,
-                "value": outcome.value,
-                "best_step": outcome.best.step,
-                "scores": outcome.best.scores,
-                "effective": outcome.effective,
-                "vocabulary": None if vocabulary.is_whole else trimmed,
-            },
-        )
 
 
 def is_trimmed(folder: Path) -> bool:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import time
 import unicodedata
+from abc import ABC, abstractmethod
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import UTC, datetime
@@ -77,7 +78,7 @@ class _Training:
     best: float = float("-inf")
 
 
-class _View(Observer):
+class _View(Observer, ABC):
     """Knows what goes on; subclasses show it."""
 
     def __init__(
@@ -137,8 +138,9 @@ class _View(Observer):
         if standing.best_value is not None:
             self._best = f"{standing.best_value:.4f} (trial {standing.best_number})"
 
+    @abstractmethod
     def _end(self, worker: int, name: str, state: str, value: float | None, seconds: float, reason: str) -> None:
-        raise NotImplementedError
+        """Show that a training has ended."""
 
     def _count(self, worker: int, name: str, state: str, value: float | None, seconds: float) -> bool:
         """Count a trial before the study's own count comes, and say whether it is the best so far."""

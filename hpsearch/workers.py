@@ -12,6 +12,7 @@ import multiprocessing
 import os
 import signal
 import time
+from abc import ABC, abstractmethod
 from dataclasses import dataclass
 from multiprocessing import connection
 from typing import TYPE_CHECKING, Any
@@ -268,7 +269,7 @@ class _Worker:
         self._process.join()
 
 
-class Relay(Observer):
+class Relay(Observer, ABC):
     """Tells whoever started a worker what its observer is told; subclasses know the way."""
 
     def note(self, text: str) -> None:
@@ -295,9 +296,9 @@ class Relay(Observer):
         """Pass on where the study stands."""
         self.send("study_changed", standing)
 
+    @abstractmethod
     def send(self, name: str, *what: Any) -> None:
         """Send an observer's method and its arguments, or `done`, or `error` and an error."""
-        raise NotImplementedError
 
 
 class _PipeRelay(Relay):

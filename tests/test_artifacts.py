@@ -90,7 +90,8 @@ def test_the_best_stay_whoever_has_them_and_what_runs_is_left_alone(url: str, tm
     assert place.numbers() == {1, 3}
 
 
-def test_a_checkpoint_that_is_half_there_is_none(url: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize("manifest", [None, b"", b'{"trial"', b"[]", b'{"trial": 7}'])
+def test_a_checkpoint_that_is_half_there_is_none(url: str, tmp_path: Path, manifest: bytes | None) -> None:
     study, paths = _study(0.5), StudyPaths(tmp_path, "reviews")
     remember(study, url)
     place = place_of(study)
@@ -98,6 +99,8 @@ def test_a_checkpoint_that_is_half_there_is_none(url: str, tmp_path: Path) -> No
     place.put(0, _checkpoint(paths, 0))
     files, root = fsspec.core.url_to_fs(place.url)
     files.rm_file(f"{root}/trial-0000/{MANIFEST}")
+    if manifest is not None:
+        files.pipe_file(f"{root}/trial-0000/{MANIFEST}", manifest)
     assert not place.has(0)
     shutil.rmtree(paths.checkpoint(0))
     with pytest.raises(StudyError, match=r"trial-0000: expected the checkpoint of trial 0, got none and none in "):

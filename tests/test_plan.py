@@ -13,7 +13,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 from click.testing import CliRunner
+from transformers import Trainer
 
 from hpsearch import plan as planning
 from hpsearch.cli import cli
@@ -129,6 +131,23 @@ def test_a_plan_has_measured_what_it_says_and_written_nothing(
     assert estimate.disk_bytes > 4 * estimate.probe.checkpoint_bytes
     assert 100 < estimate.probe.peak_memory_mib < estimate.available_mib
     assert {"data", "model", "memory", "disk"} <= {check.subject for check in plan.checks if check.level == "ok"}
+
+
+@pytest.mark.slow
+def test_memory_that_ends_at_a_whole_batch_is_what_a_plan_says(
+    make_config: Callable[..., Config], studies: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    step = Trainer.training_step
+
+    def limited(self: Trainer, model: Any, inputs: dict[str, Any], *rest: Any) -> torch.Tensor:
+        if len(inputs["labels"]) > 8:
+            raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 2.00 GiB.")
+        return step(self, model, inputs, *rest)
+
+    monkeypatch.setattr(Trainer, "training_step", limited)
+    plan = make_plan(make_config("space.num_train_epochs=null"), studies)
+    assert levels(plan, "train") == ["fail"]
+    assert "CUDA out of memory" in texts(plan, "fail")
 
 
 @pytest.mark.slow

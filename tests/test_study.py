@@ -31,6 +31,7 @@ from hpsearch.study import (
     best_trial,
     check_study_name,
     create_or_resume,
+    is_in_order,
     load_study,
     mend,
     open_storage,
@@ -561,6 +562,34 @@ def test_interrupted_trials_are_tried_again_each_with_its_own_parameters(storage
     assert mend(study, _config(), _nobody_runs_it) == []
     assert mend(study, _config(), _nobody_runs_it) == []
     assert [(w.user_attrs["retry_of"], _fixed(w)) for w in _waiting(study)] == [(t.number, t.params) for t in trials]
+
+
+def test_a_study_is_in_order_where_there_is_nothing_to_mend(storage: BaseStorage) -> None:
+    study = _resume(storage)
+
+    def end(*, failure: str = "") -> None:
+        trial = study.ask()
+        _draw(trial)
+        if failure:
+            trial.set_user_attr("failure", failure)
+        study.tell(trial, None if failure else 0.8, state=TrialState.FAIL if failure else None)
+
+    def assert_to_mend() -> None:
+        assert not is_in_order(study, _nobody_runs_it)
+        mend(study, _config(), _nobody_runs_it)
+        assert is_in_order(study, _nobody_runs_it)
+
+    assert is_in_order(study, _nobody_runs_it)
+    end(failure="out of memory")  # of the defaults: they are put in line again
+    assert_to_mend()
+    end()
+    end(failure="out of memory")  # of another trial: one bad trial costs one trial
+    assert is_in_order(study, _nobody_runs_it)
+    end(failure="interrupted")
+    assert_to_mend()
+    _cut_short(study)
+    assert is_in_order(study, lambda _: False)
+    assert_to_mend()
 
 
 def test_defaults_that_failed_are_put_in_line_again(storage: BaseStorage) -> None:
